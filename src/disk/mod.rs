@@ -1,0 +1,1 @@
+//! Stage: files, done carefully once: replace and exchange, append, lock, lease.

@@ -1,0 +1,3 @@
+//! Command: the one binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Stage: the network, done carefully once.

@@ -1,0 +1,3 @@
+//! Stage: what every service stands on: the clock, the shutdown, the tasks.
+
+pub mod clock;

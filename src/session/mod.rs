@@ -1,0 +1,1 @@
+//! Stage: the truth on disk: `session.json`, its journal and the drop folders.
