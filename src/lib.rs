@@ -42,3 +42,7 @@ pub mod runtime;
 
 // The folder.
 pub mod session;
+
+// The program around the stages.
+pub mod cli;
+pub mod telemetry;

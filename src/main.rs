@@ -1,3 +1,27 @@
-//! Command: the one binary.
+//! Command: the one binary: parse, listen for the log level, run, exit.
 
-fn main() {}
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = aiwg_rs::cli::Arguments::parse();
+    if let Err(error) = aiwg_rs::telemetry::install(&arguments.logging) {
+        return aiwg_rs::cli::exit::report(&error);
+    }
+    aiwg_rs::net::http::install_tls();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return aiwg_rs::cli::exit::report(
+                &anyhow::Error::new(error).context("failed to start the runtime"),
+            );
+        }
+    };
+    let code = match runtime.block_on(aiwg_rs::cli::run(arguments)) {
+        Ok(code) => code.into(),
+        Err(error) => aiwg_rs::cli::exit::report(&error),
+    };
+    // Blocking reads of a terminal or a pipe must not hold up the end.
+    runtime.shutdown_background();
+    code
+}

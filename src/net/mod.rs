@@ -1,1 +1,4 @@
 //! Stage: the network, done carefully once.
+
+pub mod http;
+pub mod ws;

@@ -1,0 +1,83 @@
+//! Stage: the command line: a file per subcommand, and the exit codes.
+
+pub mod exit;
+pub mod output;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+/// Run missions that lie in a folder: each once, and bring the results back.
+#[derive(Debug, Parser)]
+#[command(name = "aiwg-rs", version, propagate_version = true, max_term_width = 110)]
+pub struct Arguments {
+    /// Where and how much to log.
+    #[command(flatten)]
+    pub logging: Logging,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Logging, for every subcommand.
+#[derive(Debug, Clone, Args)]
+pub struct Logging {
+    /// Log at this level or by these directives, such as `debug` or `info,aiwg_rs::dispatcher=trace`
+    #[arg(
+        long,
+        global = true,
+        env = "AIWG_RS_LOG",
+        default_value = "info",
+        value_name = "LEVEL",
+        help_heading = "Logging"
+    )]
+    pub log: String,
+    /// Write log lines for people, or as JSON; `auto` means people on a terminal, JSON elsewhere
+    #[arg(long, global = true, env = "AIWG_RS_LOG_FORMAT", default_value = "auto", help_heading = "Logging")]
+    pub log_format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// One line for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Carries out the command.
+///
+/// # Errors
+/// Whatever stopped it, ready for [`exit::report`].
+#[expect(clippy::unused_async, reason = "the servers among the subcommands await")]
+pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
+    match arguments.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "aiwg-rs", &mut script);
+            output::raw(&script)?;
+            Ok(exit::Code::Done)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_accepts_the_command_line() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,245 @@
+//! Edge: the one HTTP client, and three kinds of answers.
+//!
+//! A caller that decides about retries needs to know one thing above all: can the request have arrived? So an answer is
+//! either [`Answer`] (the peer spoke, whatever the status), or a [`Failure`] that says whether the peer may have seen it.
+//! Redirects are not followed: a POST that turns into a GET on the way is worse than an error.
+
+use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+
+/// The largest answer body that is read, in bytes. Longer ones are cut; every answer of the contract is far smaller.
+pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time-outs of one client.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// For the TCP and TLS handshakes. 5 s: three SYN retransmissions.
+    pub connect_timeout: Duration,
+    /// For the whole exchange. 30 s: three times the registry's own forward time-out of 10 s.
+    pub request_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(5), request_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// What the peer said.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// `Retry-After`, when it was there and readable, as a duration from now.
+    pub retry_after: Option<Duration>,
+    /// The body, at most [`MAX_BODY_BYTES`].
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Says whether the status is 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Returns the sentence for people: the body's `detail`, else its `error`, else `HTTP <status>`.
+    pub fn message(&self) -> String {
+        let body: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        let text =
+            |key: &str| body.as_ref().and_then(|b| b.get(key)).and_then(|v| v.as_str()).map(str::to_owned);
+        text("detail").or_else(|| text("error")).unwrap_or_else(|| format!("HTTP {}", self.status))
+    }
+}
+
+/// No complete answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection was made: the request was certainly not seen.
+    #[error("{url} is unreachable")]
+    Unreachable {
+        /// The address without its query.
+        url: String,
+        /// What the client saw.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The connection broke or the time ran out after the request may have been sent: it may have been seen.
+    #[error("no complete answer from {url}")]
+    Uncertain {
+        /// The address without its query.
+        url: String,
+        /// What the client saw.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The request could not be built.
+    #[error("{url:?} is not a usable address")]
+    Unusable {
+        /// The address as given.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+impl Failure {
+    /// Says whether the peer can have seen the request.
+    pub fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Uncertain { .. })
+    }
+
+    /// Returns the deepest cause in one line, without the address.
+    pub fn cause(&self) -> String {
+        let mut source: &dyn std::error::Error = self;
+        while let Some(deeper) = source.source() {
+            source = deeper;
+        }
+        source.to_string()
+    }
+}
+
+/// Installs the TLS provider; without it the client cannot be built. Calling it again does nothing.
+pub fn install_tls() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+/// The client. Clones share one connection pool.
+#[derive(Debug, Clone)]
+pub struct Http {
+    client: reqwest::Client,
+}
+
+impl Http {
+    /// Builds a client that speaks to its peers directly: a proxy from the environment is not asked, because it would
+    /// be asked for loopback peers too.
+    ///
+    /// # Errors
+    /// The TLS set-up of the system is broken.
+    pub fn new(config: Config) -> Result<Self, reqwest::Error> {
+        install_tls();
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("aiwg-rs/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout)
+            .timeout(config.request_timeout)
+            .pool_max_idle_per_host(256)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        Ok(Self { client })
+    }
+
+    /// Starts a request; finish it with [`Http::send`].
+    pub fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    /// Sends the request and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is no complete answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the peer saw the request.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        let built = request
+            .build()
+            .map_err(|source| Failure::Unusable { url: without_query(source.url()), source })?;
+        let url = without_query(Some(built.url()));
+        let mut response = match self.client.execute(built).await {
+            Ok(response) => response,
+            Err(source) if source.is_connect() => {
+                return Err(Failure::Unreachable { url, source: source.without_url() });
+            }
+            Err(source) if source.is_builder() => {
+                return Err(Failure::Unusable { url, source: source.without_url() });
+            }
+            Err(source) => return Err(Failure::Uncertain { url, source: source.without_url() }),
+        };
+        let status = response.status().as_u16();
+        let retry_after =
+            response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
+        let mut body = BytesMut::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = MAX_BODY_BYTES - body.len();
+                    body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or(&chunk));
+                    if body.len() >= MAX_BODY_BYTES {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                // The status line is the answer to a refusal; half a success is no success.
+                Err(_cut) if status >= 400 => break,
+                Err(source) => return Err(Failure::Uncertain { url, source: source.without_url() }),
+            }
+        }
+        Ok(Answer { status, retry_after, body: body.freeze() })
+    }
+}
+
+fn without_query(url: Option<&reqwest::Url>) -> String {
+    url.map_or_else(String::new, |url| {
+        let mut url = url.clone();
+        url.set_query(None);
+        url.to_string()
+    })
+}
+
+/// Reads `Retry-After`: whole seconds or an HTTP date. At most a day; a date in the past is zero.
+fn retry_after(text: &str) -> Option<Duration> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds).min(DAY));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    let wait = crate::domain::time::Timestamp::from_millis(at.as_millisecond()).since(now_for_dates());
+    Some(wait.min(DAY))
+}
+
+/// An HTTP date is relative to the wall clock of the moment it is read.
+fn now_for_dates() -> crate::domain::time::Timestamp {
+    crate::domain::time::Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("999999999"), Some(Duration::from_secs(86_400)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let ahead = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(100);
+        let wait = retry_after(&ahead.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap();
+        assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!(retry_after("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable_and_a_cut_answer_is_uncertain() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let http = Http::new(Config::default()).unwrap();
+        let url = format!("http://{address}/x?token=secret");
+        let cut = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 1024];
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut buffer).await.unwrap();
+            assert!(read > 0);
+            let half = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"half";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, half).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(http.send(http.request(reqwest::Method::POST, &url)), cut);
+        let failure = answer.unwrap_err();
+        assert!(failure.may_have_arrived());
+        assert!(!format!("{failure:?} {failure}").contains("secret"));
+        drop(listener);
+        let failure = http.send(http.request(reqwest::Method::POST, &url)).await.unwrap_err();
+        assert!(!failure.may_have_arrived(), "{failure:?}");
+    }
+}
