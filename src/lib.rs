@@ -34,6 +34,7 @@
 
 // The nouns, and the shapes on the wire.
 pub mod domain;
+pub mod protocol;
 
 // Doors to the world that every stage shares.
 pub mod disk;
