@@ -1,0 +1,183 @@
+//! Edge: advisory locks between cooperating processes.
+//!
+//! The kernel drops a lock when its holder ends, however it ends, so a lock can never be stale and its file is never
+//! deleted: deleting it would let two processes lock two different files of one name. The file says who holds it, for
+//! the message that the other one prints.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::wait;
+
+/// Longest time between two looks at a held lock.
+const LONGEST_PAUSE: Duration = Duration::from_millis(25);
+
+/// Who holds a lock, as it wrote down itself.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Holder {
+    /// Its process number, on its host.
+    pub pid: u32,
+    /// Its host.
+    pub host: String,
+    /// What it runs.
+    pub command: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} on {} ({})", self.pid, self.host, self.command)
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("{} is locked by {}", path.display(), name(holder.as_ref()))]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, if the file says so.
+        holder: Option<Holder>,
+    },
+    /// The lock file cannot be used.
+    #[error("use the lock file {}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn name(holder: Option<&Holder>) -> String {
+    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
+}
+
+/// A lock that is held until this value is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is given back at once when this value is dropped"]
+pub struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// Takes the lock, or says at once who has it.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another one has it.
+    pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { path: path.to_owned(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {
+                sign(&mut file).map_err(failed)?;
+                Ok(Self { _file: file })
+            }
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Held { path: path.to_owned(), holder: signature(&mut file) })
+            }
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Takes the lock, waiting for its holder at most so long. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when the time is over.
+    pub fn acquire(path: &Path, patience: Duration) -> Result<Self, LockError> {
+        let mut held = None;
+        let taken =
+            wait::until(Duration::from_millis(1), LONGEST_PAUSE, patience, || {
+                match Self::try_acquire(path) {
+                    Err(error @ LockError::Held { .. }) => {
+                        held = Some(error);
+                        None
+                    }
+                    other => Some(other),
+                }
+            });
+        match (taken, held) {
+            (Some(result), _) => result,
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(LockError::Held { path: path.to_owned(), holder: None }),
+        }
+    }
+}
+
+/// Writes down who holds the lock, unless that stands there: a lock that is taken often is not written often.
+fn sign(file: &mut File) -> io::Result<()> {
+    let own = Holder { pid: std::process::id(), host: host(), command: command() };
+    if signature(file).as_ref() == Some(&own) {
+        return Ok(());
+    }
+    let mut line = serde_json::to_vec(&own)?;
+    line.push(b'\n');
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&line)
+}
+
+fn signature(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(4096).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Returns the program's name and its first argument: further ones may hold what is nobody's business.
+fn command() -> String {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match arguments.next() {
+        Some(first) if !first.to_string_lossy().starts_with('-') => {
+            format!("{program} {}", first.to_string_lossy())
+        }
+        Some(_) | None => program,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_held_lock_names_its_holder_and_is_free_after_a_drop() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("l");
+        let lock = FileLock::try_acquire(&path).unwrap();
+        let error = FileLock::acquire(&path, Duration::from_millis(5)).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(lock);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        drop(FileLock::acquire(&path, Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn a_lock_file_with_rubbish_in_it_still_locks() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("l");
+        std::fs::write(&path, "rubbish").unwrap();
+        drop(FileLock::try_acquire(&path).unwrap());
+        std::os::unix::fs::symlink(&path, directory.path().join("link")).unwrap();
+        assert!(matches!(FileLock::try_acquire(&directory.path().join("link")), Err(LockError::Io { .. })));
+    }
+}
