@@ -43,6 +43,7 @@ pub mod runtime;
 
 // The folder.
 pub mod session;
+pub mod watcher;
 
 // The program around the stages.
 pub mod cli;
