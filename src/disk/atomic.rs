@@ -85,8 +85,16 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Gives a file another name, unless that is taken: then the error is of kind `AlreadyExists`.
 ///
 /// # Errors
-/// What `link` and `unlink` say.
+/// What `renameat2`, or `link` and `unlink`, say.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
+            Err(error) if is_unsupported(&error) => {}
+            other => return other,
+        }
+    }
     fs::hard_link(from, to)?;
     fs::remove_file(from)
 }
@@ -159,11 +167,12 @@ impl Staged {
     /// Takes the name `target` if it is free.
     ///
     /// # Errors
-    /// `AlreadyExists` when it is not, else what `link` says; the staged file is removed in every case.
+    /// `AlreadyExists` when it is not, else what `renameat2` says; the staged file is removed then.
     pub fn create(self, target: &Path, policy: FsyncPolicy) -> io::Result<()> {
-        let linked = fs::hard_link(&self.path, target);
-        self.discard()?;
-        linked?;
+        if let Err(error) = rename_new(&self.path, target) {
+            self.discard()?;
+            return Err(error);
+        }
         policy.sync_directory(split(target)?.0)
     }
 

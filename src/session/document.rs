@@ -170,6 +170,11 @@ impl Document {
         json::decoded(self.session_raw(key)?)
     }
 
+    /// Returns all members of the session in order, duplicates and `missions` included: decoded key and JSON text.
+    pub fn session_fields(&self) -> impl ExactSizeIterator<Item = (Cow<'_, str>, &str)> {
+        decoded_fields(&self.text, &self.members)
+    }
+
     /// Returns every element of `missions[]` in order, also those that are no objects.
     pub fn missions(&self) -> impl ExactSizeIterator<Item = MissionView<'_>> {
         self.missions.iter().enumerate().map(|(index, &element)| self.view(index, element))
@@ -243,6 +248,16 @@ impl Element {
     }
 }
 
+fn decoded_fields<'a>(
+    text: &'a str,
+    members: &'a [Member],
+) -> impl ExactSizeIterator<Item = (Cow<'a, str>, &'a str)> + use<'a> {
+    members.iter().map(move |member| {
+        let key = json::decoded(member.key.of(text)).unwrap_or_default();
+        (key, member.value.of(text))
+    })
+}
+
 pub(crate) fn last_named<'m>(text: &str, members: &'m [Member], key: &str) -> Option<&'m Member> {
     members.iter().rev().find(|member| json::spells(member.key.of(text), key))
 }
@@ -305,11 +320,7 @@ impl<'a> MissionView<'a> {
 
     /// Returns all fields in order, duplicates included: decoded key and JSON text.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = (Cow<'a, str>, &'a str)> + use<'a> {
-        let text = self.text;
-        self.members.iter().map(move |member| {
-            let key = json::decoded(member.key.of(text)).unwrap_or_default();
-            (key, member.value.of(text))
-        })
+        decoded_fields(self.text, self.members)
     }
 
     pub(crate) fn span(&self) -> Span {
@@ -448,6 +459,14 @@ impl Edits {
         }
         self.appended.push(object.to_owned());
         Ok(self)
+    }
+
+    /// Appends a mission of another document, as [`Edits::append_mission`] does; an element that is no object is not.
+    pub fn append_view(&mut self, mission: &MissionView<'_>) -> &mut Self {
+        if mission.is_object() {
+            self.appended.push(mission.raw().to_owned());
+        }
+        self
     }
 
     /// Says whether there is nothing to do; stamps alone are nothing.

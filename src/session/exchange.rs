@@ -1,0 +1,275 @@
+//! Edge: replaces a session by exchange, and builds upon whatever turns out to have been there.
+//!
+//! Other programs read the file, change it and write it back in place, and know of no lock. A rename would silently
+//! throw away what they wrote since we read. An exchange keeps it: the displaced file lies under our temporary name,
+//! and we wait until nobody has it open for writing. If it is not what we read, it is a version that we did not know;
+//! our changes are laid over that, and it goes round once more. The file's readers see whole versions all the time.
+//!
+//! The name of a temporary file tells [`super::recovery`] what a killed writer was about: the fingerprint of what the
+//! exchange should displace, and of what it puts there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::{Document, Edits};
+use super::rebase;
+use super::store::{self, Loaded, MAX_SESSION_BYTES, UpdateError, Updated, WRITER_PATIENCE};
+use crate::disk::atomic::{self, Staged, TEMPORARY_SUFFIX, UNFINISHED_SUFFIX};
+use crate::disk::fsync::FsyncPolicy;
+use crate::disk::lease::{self, Writers};
+use crate::disk::{identity, wait};
+use crate::domain::file::FileIdentity;
+use crate::domain::time::Timestamp;
+
+/// After so many rounds somebody rewrites the file without a pause, and we step back.
+pub(super) const MAX_ROUNDS: usize = 40;
+
+/// Longest time between two looks at a file that somebody is writing.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Without leases: a file that has not changed for this long is taken to be written.
+pub(super) const QUIET: Duration = Duration::from_millis(20);
+
+/// What an exchange displaced.
+pub(super) enum Displaced {
+    /// What we had read: nobody came in between.
+    Expected,
+    /// Another writer's version.
+    Foreign(Document),
+    /// Another writer's version that does not parse, however long we wait.
+    Torn(Vec<u8>),
+}
+
+pub(super) fn update(
+    path: &Path,
+    policy: FsyncPolicy,
+    first: Loaded,
+    apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
+) -> Result<Updated, UpdateError> {
+    let Loaded { document, identity, file } = first;
+    let like = file.metadata().map_err(|source| UpdateError::Write { path: path.to_owned(), source })?;
+    drop(file);
+    let mut updated = Updated::unchanged(Arc::clone(&document), identity);
+    let mut base = Arc::clone(&document);
+    let mut expected = document;
+    let mut foreign: Option<Staged> = None;
+    for round in 0..MAX_ROUNDS {
+        let next = match new_version(path, &base, apply, round > 0) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(updated),
+            Err(error) => return step_back(path, policy, foreign, error),
+        };
+        let failed = |source| UpdateError::Write { path: path.to_owned(), source };
+        let tag = tag(expected.bytes(), next.bytes()).map_err(failed);
+        let staged = tag.and_then(|tag| {
+            let staged = Staged::beside(path, &tag, next.bytes(), Some(&like), policy).map_err(failed)?;
+            match exchanged(path, &staged) {
+                Ok(identity) => Ok((staged, identity)),
+                Err(source) => {
+                    staged.discard().map_err(failed)?;
+                    Err(failed(source))
+                }
+            }
+        });
+        let (staged, identity) = match staged {
+            Ok(done) => done,
+            Err(error) => return step_back(path, policy, foreign, error),
+        };
+        updated.took(&next, identity);
+        let displaced = settled(staged.path(), expected.bytes());
+        policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
+        if let Some(older) = foreign.take() {
+            older.discard().map_err(failed)?;
+        }
+        let displaced = match displaced.map_err(UpdateError::from)? {
+            Displaced::Expected => settled(staged.path(), expected.bytes()).map_err(UpdateError::from)?,
+            other @ (Displaced::Foreign(_) | Displaced::Torn(_)) => other,
+        };
+        match displaced {
+            Displaced::Expected => {
+                staged.discard().map_err(failed)?;
+                return Ok(updated);
+            }
+            Displaced::Torn(_) => {
+                updated.torn.push(put_aside(path, staged.path()).map_err(failed)?);
+                return Ok(updated);
+            }
+            Displaced::Foreign(theirs) => {
+                updated.foreign_bases += 1;
+                base = combined(path, &expected, &base, &Arc::new(theirs))?;
+                expected = next;
+                foreign = Some(staged);
+            }
+        }
+    }
+    let error = UpdateError::Contended { path: path.to_owned(), rounds: MAX_ROUNDS };
+    step_back(path, policy, foreign, error)
+}
+
+impl Updated {
+    pub(super) fn unchanged(document: Arc<Document>, identity: FileIdentity) -> Self {
+        Self { document, identity, wrote: false, bytes_written: 0, foreign_bases: 0, torn: Vec::new() }
+    }
+
+    pub(super) fn took(&mut self, document: &Arc<Document>, identity: FileIdentity) {
+        self.wrote = true;
+        self.bytes_written += u64::try_from(document.bytes().len()).unwrap_or(0);
+        self.document = Arc::clone(document);
+        self.identity = identity;
+    }
+}
+
+/// Asks for the next version. A version of somebody else is written even when nothing is laid over it: by now it is
+/// not what the file holds.
+pub(super) fn new_version(
+    path: &Path,
+    base: &Arc<Document>,
+    apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
+    is_foreign: bool,
+) -> Result<Option<Arc<Document>>, UpdateError> {
+    let bytes = match apply(base) {
+        Some(bytes) if is_foreign || bytes != base.bytes() => bytes,
+        Some(_) | None if is_foreign => return Ok(Some(Arc::clone(base))),
+        Some(_) | None => return Ok(None),
+    };
+    let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if size_bytes > MAX_SESSION_BYTES {
+        return Err(UpdateError::TooLarge { path: path.to_owned(), size_bytes });
+    }
+    let document =
+        Document::parse(bytes).map_err(|source| UpdateError::Invalid { path: path.to_owned(), source })?;
+    Ok(Some(Arc::new(document)))
+}
+
+/// Exchanges, and returns the identity of what is in place now as far as we know it: when somebody writes to it in
+/// the same instant it is the identity from before that.
+fn exchanged(path: &Path, staged: &Staged) -> std::io::Result<FileIdentity> {
+    let ours = identity::of_path(staged.path())?.ok_or(std::io::ErrorKind::NotFound)?;
+    staged.exchange_with(path)?;
+    match identity::of_path(path) {
+        Ok(Some(now)) if now.is_same_content(&ours) => Ok(now),
+        Ok(_) | Err(_) => Ok(ours),
+    }
+}
+
+/// Puts what two other writers made of the file into one version; the later one is built upon.
+pub(super) fn combined(
+    path: &Path,
+    ancestor: &Document,
+    earlier: &Document,
+    later: &Arc<Document>,
+) -> Result<Arc<Document>, UpdateError> {
+    laid(path, later, &rebase::changes(ancestor, earlier, later))
+}
+
+/// Lays edits of ours over a version.
+pub(super) fn laid(path: &Path, onto: &Arc<Document>, edits: &Edits) -> Result<Arc<Document>, UpdateError> {
+    match onto.apply(edits) {
+        Some(bytes) => Document::parse(bytes)
+            .map(Arc::new)
+            .map_err(|source| UpdateError::Invalid { path: path.to_owned(), source }),
+        None => Ok(Arc::clone(onto)),
+    }
+}
+
+/// Looks at a displaced file once nobody writes to it any more, or our patience is over.
+pub(super) fn settled(path: &Path, expected: &[u8]) -> Result<Displaced, store::ReadError> {
+    let file = store::open(path)?;
+    let look = || -> Result<Option<Displaced>, store::ReadError> {
+        let writers = lease::writers(&file).map_err(|error| store::ReadError::io(path, error))?;
+        let (bytes, before) = store::read_open(path, &file)?;
+        match writers {
+            Writers::Some => return Ok(None),
+            Writers::None => {}
+            Writers::Unknown => {
+                wait::rest(QUIET);
+                let after = identity::of_file(&file).map_err(|error| store::ReadError::io(path, error))?;
+                if after != before {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(match judged(bytes, expected) {
+            Displaced::Torn(_) => None,
+            other @ (Displaced::Expected | Displaced::Foreign(_)) => Some(other),
+        })
+    };
+    let found = wait::until(Duration::from_millis(1), LONGEST_PAUSE, WRITER_PATIENCE, || look().transpose());
+    found.unwrap_or_else(|| Ok(judged(store::read_open(path, &file)?.0, expected)))
+}
+
+/// Says what some bytes are, in the light of what was expected.
+pub(super) fn judged(bytes: Vec<u8>, expected: &[u8]) -> Displaced {
+    if bytes == expected {
+        return Displaced::Expected;
+    }
+    match Document::parse(bytes.as_slice()) {
+        Ok(document) => Displaced::Foreign(document),
+        Err(_torn) => Displaced::Torn(bytes),
+    }
+}
+
+/// Gives the file back to the writer whose version we displaced last, and returns the error that made us.
+fn step_back(
+    path: &Path,
+    policy: FsyncPolicy,
+    foreign: Option<Staged>,
+    error: UpdateError,
+) -> Result<Updated, UpdateError> {
+    let Some(theirs) = foreign else {
+        return Err(error);
+    };
+    let failed = |source| UpdateError::Write { path: path.to_owned(), source };
+    // What we displace now is our own version; should somebody have written to it, recovery finds it under its name.
+    theirs.exchange_with(path).map_err(failed)?;
+    policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
+    Err(error)
+}
+
+/// Moves a version that does not parse to a name that people notice.
+pub(super) fn put_aside(session: &Path, torn: &Path) -> std::io::Result<PathBuf> {
+    let millis = fs::metadata(torn).ok().map_or(0, |metadata| {
+        i64::try_from(identity::of_metadata(&metadata).modified_ns / 1_000_000).unwrap_or(0)
+    });
+    let stamp = Timestamp::from_millis(millis).to_string().replace(':', "");
+    let directory = session.parent().unwrap_or(session);
+    let mut target = directory.join(format!(".{}.torn-{stamp}", store::SESSION_FILE));
+    let mut number = 1;
+    loop {
+        match atomic::rename_new(torn, &target) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => {
+                number += 1;
+                target = directory.join(format!(".{}.torn-{stamp}-{number}", store::SESSION_FILE));
+            }
+            other => return other.map(|()| target),
+        }
+    }
+}
+
+/// Makes the middle of a temporary file's name: what is expected to be displaced, what is put there, something unique.
+fn tag(expected: &[u8], ours: &[u8]) -> std::io::Result<String> {
+    Ok(format!("{:016x}-{:016x}-{}", fingerprint(expected), fingerprint(ours), atomic::random_tag()?))
+}
+
+/// Makes the middle of the name of a file that never takes part in an exchange.
+pub(super) fn unfinished_tag() -> std::io::Result<String> {
+    let unfinished = UNFINISHED_SUFFIX.trim_end_matches(TEMPORARY_SUFFIX);
+    Ok(format!("{}{unfinished}", atomic::random_tag()?))
+}
+
+/// Tells contents apart, eight bytes a step. Not against malice: whoever may write here may write the session itself.
+pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step = |hash: u64, word: u64| {
+        let mixed = (hash ^ word).wrapping_mul(MULTIPLIER);
+        mixed ^ (mixed >> 29)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut hash = step(MULTIPLIER, u64::try_from(bytes.len()).unwrap_or(0));
+    for word in words {
+        hash = step(hash, u64::from_le_bytes(*word));
+    }
+    rest.iter().fold(hash, |hash, &byte| step(hash, u64::from(byte)))
+}
