@@ -185,12 +185,10 @@ impl UpdateError {
             | Self::Lock(LockError::Io { source, .. }) => source,
             Self::Read(_) | Self::Invalid { .. } => return None,
         };
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Some("free some space; it is tried again")
-            }
-            io::ErrorKind::ReadOnlyFilesystem => Some("remount it writable, or start with --dry-run"),
-            io::ErrorKind::PermissionDenied => {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Some("free some space; nothing was changed"),
+            Some(libc::EROFS) => Some("remount it writable, or start with --dry-run"),
+            Some(libc::EACCES | libc::EPERM) => {
                 Some("give this user write access to the directory and its files")
             }
             _ => None,
