@@ -24,7 +24,10 @@ pub const QUEUE: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     /// The watch dir, `sessions/` or the root `inbox/` came, went or was replaced.
-    Root,
+    Root {
+        /// It went, or something else took its place.
+        removed: bool,
+    },
     /// A session's directory came, went or was replaced: watch it before looking into it.
     Directory(SessionId),
     /// A session's file was written, replaced or removed.
@@ -257,7 +260,7 @@ fn hint(place: Place<'_>, removal: bool) -> Option<Hint> {
         Some(session) => SessionId::new(session).ok().map(InboxPlace::Session),
     };
     match place {
-        Place::Root | Place::InboxDirectory(None) => Some(Hint::Root),
+        Place::Root | Place::InboxDirectory(None) => Some(Hint::Root { removed: removal }),
         Place::SessionDirectory(name) => SessionId::new(name).ok().map(Hint::Directory),
         Place::SessionFile(name) => SessionId::new(name).ok().map(Hint::Session),
         Place::InboxDirectory(session) => inbox(session).map(Hint::InboxDirectory),

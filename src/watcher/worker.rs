@@ -105,13 +105,13 @@ struct Worker {
     machine: Machine,
     source: Option<Source>,
     roots: Option<Roots>,
+    stale: bool,
     next_probe: Instant,
     probing: Option<JoinHandle<Roots>>,
     sweeper: Option<Sweeper>,
     sweeping: Option<JoinHandle<SweepEnd>>,
     adding: Option<JoinHandle<Added>>,
     generation: u64,
-    refused: bool,
     said: Said,
     waiting_said: bool,
     failed_said: bool,
@@ -126,13 +126,13 @@ impl Worker {
             machine: Machine::new(config.poll_interval, config.sweep_interval, now),
             source: None,
             roots: None,
+            stale: false,
             next_probe: now.instant,
             sweeper: Some(Sweeper::new(root.clone())),
             probing: None,
             sweeping: None,
             adding: None,
             generation: 0,
-            refused: false,
             said: Said::Nothing,
             waiting_said: false,
             failed_said: false,
@@ -254,11 +254,7 @@ impl Worker {
         }
         match limit {
             Some(refusal) => self.refuse(&refusal),
-            None => {
-                if std::mem::take(&mut self.refused) {
-                    self.mode(true, None);
-                }
-            }
+            None => self.mode(true, None),
         }
         if count > 0 {
             self.feed(Event::Watched);
@@ -277,14 +273,17 @@ impl Worker {
             }
             Signal::Ended => {
                 self.source = None;
-                self.roots = None;
+                self.stale = true;
                 self.next_probe = clock::now().instant + PROBE_EVERY;
                 self.mode(false, Some("the notification thread ended; it is started again".to_owned()));
             }
         }
         for hint in hints.drain(..) {
             match hint {
-                Hint::Root => self.next_probe = clock::now().instant,
+                Hint::Root { removed } => {
+                    self.stale |= removed;
+                    self.next_probe = clock::now().instant;
+                }
                 Hint::Session(session) => self.feed(Event::Hinted(Subject::Session(session))),
                 Hint::Inbox(place) => self.feed(Event::Hinted(Subject::Inbox(place))),
                 Hint::Directory(session) => self.on_directory(session),
@@ -322,7 +321,6 @@ impl Worker {
 
     /// Some directory cannot be watched: keep the watches there are, and poll for the rest.
     fn refuse(&mut self, refusal: &Refusal) {
-        self.refused = true;
         self.mode(false, Some(in_one_line(refusal)));
     }
 
@@ -359,7 +357,8 @@ impl Worker {
     /// Starts over when they are not.
     fn on_probe_end(&mut self, result: Option<Roots>) {
         let Some(roots) = result else { return };
-        if self.roots == Some(roots) {
+        // A directory that is made again often gets the inode of the one before: its removal is what counts.
+        if !std::mem::take(&mut self.stale) && self.roots == Some(roots) {
             return;
         }
         let first = self.roots.replace(roots).is_none();
@@ -379,7 +378,6 @@ impl Worker {
 
     fn attach(&mut self, roots: Roots) {
         self.source = None;
-        self.refused = false;
         self.generation += 1;
         if roots.root.is_none() {
             return;

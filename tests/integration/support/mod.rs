@@ -1,0 +1,6 @@
+//! What several behaviours need to be tried.
+
+use std::time::Duration;
+
+/// How long a fact may take. Far more than any fact needs, so that only a missing one meets it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
