@@ -2,9 +2,14 @@
 
 pub mod document;
 mod exchange;
+pub mod journal;
 pub mod json;
+pub mod ledger;
+pub mod messages;
+pub mod patch;
 mod plain;
 pub mod rebase;
 pub mod recovery;
 pub mod splice;
+pub mod status_file;
 pub mod store;
