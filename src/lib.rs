@@ -45,6 +45,9 @@ pub mod runtime;
 pub mod session;
 pub mod watcher;
 
+// The bridge, in the order of the flow.
+pub mod dispatcher;
+
 // The program around the stages.
 pub mod cli;
 pub mod telemetry;

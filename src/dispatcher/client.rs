@@ -1,0 +1,171 @@
+//! Edge: the registry as the bridge sees it.
+
+use super::machine::{Asked, Outcome};
+use crate::domain::secret::Token;
+use crate::net::http::{Answer, Failure, Http};
+use crate::protocol::executor_v1::{DispatchAnswer, ExecutorList, MissionStatus};
+use crate::protocol::route::{self, OperatorCommand};
+use crate::session::messages::{Dispatch, Steered, Wish};
+use reqwest::Method;
+
+/// Speaks to one registry.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: Http,
+    base: String,
+    operator: Option<Token>,
+}
+
+/// How a command or a question ended without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreached {
+    /// Why, in one line.
+    pub cause: String,
+}
+
+impl Client {
+    /// Makes a client of the registry at `base`; `operator` is sent with every request when given.
+    pub fn new(http: Http, base: impl Into<String>, operator: Option<Token>) -> Self {
+        Self { http, base: base.into(), operator }
+    }
+
+    /// Returns the whole address of a dispatch into `session`.
+    pub fn dispatch_url(&self, session: &str) -> String {
+        route::join(&self.base, &route::dispatch(session))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, &route::join(&self.base, path));
+        match &self.operator {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        }
+    }
+
+    async fn post(&self, path: &str, body: String) -> Result<Answer, Failure> {
+        self.http
+            .send(self.request(Method::POST, path).header("content-type", "application/json").body(body))
+            .await
+    }
+
+    async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.http.send(self.request(Method::GET, path)).await
+    }
+
+    /// Sends one dispatch with `body`.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves open whether the registry has the mission.
+    pub async fn dispatch(&self, dispatch: &Dispatch, body: String) -> Outcome {
+        let path = route::dispatch(&dispatch.wire_session);
+        let request = self
+            .request(Method::POST, &path)
+            .header("content-type", "application/json")
+            .header("idempotency-key", header_text(&dispatch.idempotency_key))
+            .body(body);
+        match self.http.send(request).await {
+            Ok(answer) if answer.is_success() => {
+                let read = DispatchAnswer::read(&answer.body);
+                let executor = read.executor_id.map(|id| id.as_str().to_owned());
+                Outcome::Accepted { executor, estimated_start: read.estimated_start }
+            }
+            Ok(answer) => Outcome::Refused {
+                status: answer.status,
+                retry_after: answer.retry_after,
+                message: answer.message(),
+            },
+            Err(failure) if failure.may_have_arrived() => Outcome::Uncertain { cause: failure.cause() },
+            Err(failure) => Outcome::Unreachable { cause: failure.cause() },
+        }
+    }
+
+    /// Asks whether the registry has a mission.
+    pub async fn ask(&self, mission: &str) -> Asked {
+        match self.get(&route::mission(mission)).await {
+            Ok(answer) if answer.is_success() => {
+                match serde_json::from_slice::<MissionStatus>(&answer.body) {
+                    Ok(status) => {
+                        Asked::Known { executor: status.executor_id.map(|id| id.as_str().to_owned()) }
+                    }
+                    Err(_other_shape) => Asked::NoAnswer { status: answer.status },
+                }
+            }
+            Ok(answer) if answer.status == 404 => Asked::NotKnown,
+            Ok(answer) => Asked::NoAnswer { status: answer.status },
+            Err(failure) => Asked::Unreachable { cause: failure.cause() },
+        }
+    }
+
+    /// Returns the status of a mission, when the registry gives one.
+    pub async fn status(&self, mission: &str) -> Option<MissionStatus> {
+        let answer = self.get(&route::mission(mission)).await.ok().filter(Answer::is_success)?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// Asks whether the registry is there: any answer will do.
+    ///
+    /// # Errors
+    /// [`Unreached`] when none came.
+    pub async fn probe(&self) -> Result<(), Unreached> {
+        match self.get(route::HEALTH).await {
+            Ok(_any) => Ok(()),
+            Err(failure) => Err(Unreached { cause: failure.cause() }),
+        }
+    }
+
+    /// Passes a wish on.
+    ///
+    /// # Errors
+    /// [`Unreached`] when no answer came, or one that asks to come again: the same wish may be sent again, for every one
+    /// of them may be carried out twice without harm.
+    pub async fn steer(&self, mission: &str, wish: &Wish) -> Result<Steered, Unreached> {
+        let sent = match wish {
+            Wish::Abort => self.post(&route::command(mission, OperatorCommand::Abort), "{}".to_owned()).await,
+            Wish::Pause => self.post(&route::command(mission, OperatorCommand::Pause), "{}".to_owned()).await,
+            Wish::Resume => {
+                self.post(&route::command(mission, OperatorCommand::Resume), "{}".to_owned()).await
+            }
+            Wish::Answer { hitl_id, response } => {
+                let body = serde_json::json!({"hitl_id": hitl_id, "response": response}).to_string();
+                self.post(&route::hitl_response(mission), body).await
+            }
+        };
+        match sent {
+            Ok(answer) if answer.is_success() => Ok(Steered::Accepted),
+            Ok(answer) if answer.status == 404 => Ok(Steered::NotFound),
+            Ok(answer) if answer.status == 409 && code(&answer) == Some("mission_terminal".to_owned()) => {
+                Ok(Steered::Terminal)
+            }
+            Ok(answer) if matches!(answer.status, 408 | 425 | 429) || answer.status >= 500 => {
+                Err(Unreached { cause: answer.message() })
+            }
+            Ok(answer) => Ok(Steered::Refused(answer.message())),
+            Err(failure) => Err(Unreached { cause: failure.cause() }),
+        }
+    }
+
+    /// Says how many executors are registered, connected, and have all of `capabilities`.
+    ///
+    /// # Errors
+    /// [`Unreached`] when the registry does not say.
+    pub async fn executors(&self) -> Result<ExecutorList, Unreached> {
+        match self.get(route::EXECUTORS).await {
+            Ok(answer) if answer.is_success() => {
+                serde_json::from_slice(&answer.body).map_err(|error| Unreached { cause: error.to_string() })
+            }
+            Ok(answer) => Err(Unreached { cause: answer.message() }),
+            Err(failure) => Err(Unreached { cause: failure.cause() }),
+        }
+    }
+}
+
+/// The error code of a problem document.
+fn code(answer: &Answer) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    Some(body.get("error")?.as_str()?.to_owned())
+}
+
+/// Mission ids may hold any character; a header may not. What is not visible ASCII is percent-encoded.
+fn header_text(key: &str) -> String {
+    if key.bytes().all(|b| b.is_ascii_graphic()) { key.to_owned() } else { route::segment(key) }
+}

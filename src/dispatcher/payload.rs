@@ -1,0 +1,190 @@
+//! Pure: a mission as it lies in the file → the body of its dispatch.
+//!
+//! The values travel as the text they have in the file: a number of thirty digits in the metadata arrives with all of
+//! them.
+
+use crate::domain::capability::Capability;
+use crate::domain::id::{ExecutorId, MissionId};
+use crate::protocol::executor_v1::{DEFAULT_COMPLETION, DispatchRequest, ExecutorFilter, PayloadForm};
+use crate::protocol::field::{FieldError, Fields};
+use crate::session::document::{Document, MissionView};
+use crate::session::json::quoted;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// How bodies are made.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// The form.
+    pub form: PayloadForm,
+    /// Stands in for a missing `completion` in the v1 form, because strict servers refuse a payload without one.
+    pub default_completion: String,
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned() }
+    }
+}
+
+impl Payload {
+    /// Returns the body for a mission given as the text it has in the file.
+    ///
+    /// # Errors
+    /// [`FieldError`] names the field of the file that cannot be sent.
+    pub fn body_of_text(
+        &self,
+        wire_session: &str,
+        id: &MissionId,
+        mission: &str,
+    ) -> Result<String, FieldError> {
+        let document = Document::parse(format!("{{\"missions\":[{mission}]}}"))
+            .map_err(|error| FieldError::new("mission", error.to_string()))?;
+        match document.mission_at(0) {
+            Some(view) => self.body(wire_session, id, &view),
+            None => Err(FieldError::new("mission", "is missing")),
+        }
+    }
+
+    /// Returns the body for `mission` of the session whose id on the wire is `wire_session`.
+    ///
+    /// # Errors
+    /// [`FieldError`] names the field of the file that cannot be sent.
+    pub fn body(
+        &self,
+        wire_session: &str,
+        id: &MissionId,
+        mission: &MissionView<'_>,
+    ) -> Result<String, FieldError> {
+        let text = |key: &str| mission.string(key).filter(|text| !text.trim().is_empty());
+        let executor = text("targetExecutorId").map(|id| {
+            ExecutorId::new(&*id).map_err(|error| FieldError::new("targetExecutorId", error.to_string()))
+        });
+        let capabilities: Option<Vec<String>> = match mission.field("requiredCapabilities") {
+            None | Some("null") => None,
+            Some(raw) => Some(serde_json::from_str(raw).map_err(|_shape| {
+                FieldError::new("requiredCapabilities", "is not an array of strings; write [\"hitl\", …]")
+            })?),
+        };
+        let completion = text("completion").or(match self.form {
+            PayloadForm::V1 => Some(Cow::Borrowed(self.default_completion.as_str())),
+            PayloadForm::Legacy => None,
+        });
+        let request = DispatchRequest {
+            mission_id: id.clone(),
+            objective: mission.string("objective").unwrap_or_default().into_owned(),
+            completion: completion.map(Cow::into_owned),
+            long_running: mission.boolean("longRunning").unwrap_or(false),
+            executor_filter: ExecutorFilter {
+                executor_id: executor.transpose()?,
+                capabilities: capabilities.unwrap_or_default().into_iter().map(Capability::opaque).collect(),
+                agent_id: text("targetAgentId").or_else(|| text("targetAgent")).map(Cow::into_owned),
+            },
+            a2a_instance_id: None,
+            metadata: Some(metadata(wire_session, mission)?),
+            other: Vec::new(),
+        };
+        Ok(request.encode(self.form))
+    }
+}
+
+/// `{mc_session_id, mode, priority}`, overlaid with the mission's own `metadata`.
+fn metadata(wire_session: &str, mission: &MissionView<'_>) -> Result<Box<RawValue>, FieldError> {
+    let own = match mission.field("metadata") {
+        None | Some("null") => Vec::new(),
+        Some(raw) => Fields::parse(raw, "metadata.")
+            .map_err(|error| FieldError::new("metadata", error.to_string()))?
+            .others(&[]),
+    };
+    let mode = mission.string("mode").map_or_else(|| quoted("direct"), |mode| quoted(&mode));
+    let priority = mission.string("priority").map_or_else(|| quoted("normal"), |priority| quoted(&priority));
+    let base = [("mc_session_id", quoted(wire_session)), ("mode", mode), ("priority", priority)];
+    let mut all: Vec<(String, String)> = base.into_iter().map(|(key, raw)| (key.to_owned(), raw)).collect();
+    for (key, raw) in own {
+        let raw = raw.get().to_owned();
+        match all.iter_mut().find(|(name, _)| *name == key) {
+            Some(place) => place.1 = raw,
+            None => all.push((key, raw)),
+        }
+    }
+    let members: Vec<String> = all.iter().map(|(key, raw)| format!("{}:{raw}", quoted(key))).collect();
+    RawValue::from_string(format!("{{{}}}", members.join(",")))
+        .map_err(|error| FieldError::new("metadata", format!("cannot be sent: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn body(form: PayloadForm, mission: &str) -> Value {
+        let text = format!("{{\"missions\":[{mission}]}}");
+        let document = Document::parse(text.into_bytes()).unwrap();
+        let payload = Payload { form, ..Payload::default() };
+        serde_json::from_str(
+            &payload.body("s 1", &MissionId::new("m-1").unwrap(), &document.mission_at(0).unwrap()).unwrap(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_v1_form_leaves_out_what_is_not_set() {
+        let sent = body(PayloadForm::V1, r#"{"id":"m-1","objective":"do it"}"#);
+        let expected = json!({
+            "mission_id": "m-1", "objective": "do it", "completion": DEFAULT_COMPLETION, "long_running": false,
+            "executor_filter": {"executor_id": null, "capabilities": []},
+            "metadata": {"mc_session_id": "s 1", "mode": "direct", "priority": "normal"},
+        });
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn the_legacy_form_sends_nulls() {
+        let sent = body(PayloadForm::Legacy, r#"{"id":"m-1","objective":"do it"}"#);
+        assert_eq!(sent["completion"], Value::Null);
+        assert_eq!(
+            sent["executor_filter"],
+            json!({"executor_id": null, "capabilities": [], "agent_id": null})
+        );
+    }
+
+    #[test]
+    fn every_field_of_the_mission_has_its_place() {
+        let sent = body(
+            PayloadForm::V1,
+            r#"{"id":"m-1","objective":"do \"it\"","completion":"done","longRunning":true,"targetExecutorId":"0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11",
+                "requiredCapabilities":["hitl"],"targetAgent":"a","priority":"high","mode":"pty-orchestrator",
+                "metadata":{"mode":"mine","n":1,"n":2}}"#,
+        );
+        let expected = json!({
+            "mission_id": "m-1", "objective": "do \"it\"", "completion": "done", "long_running": true,
+            "executor_filter": {"executor_id": "0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11", "capabilities": ["hitl"], "agent_id": "a"},
+            "metadata": {"mc_session_id": "s 1", "mode": "mine", "priority": "high", "n": 2},
+        });
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named() {
+        for (mission, field) in [
+            (r#"{"targetExecutorId":"nobody"}"#, "targetExecutorId"),
+            (r#"{"requiredCapabilities":"hitl"}"#, "requiredCapabilities"),
+            (r#"{"metadata":[1]}"#, "metadata"),
+        ] {
+            let document = Document::parse(format!("{{\"missions\":[{mission}]}}").into_bytes()).unwrap();
+            let id = MissionId::new("m").unwrap();
+            let refused = Payload::default().body("s", &id, &document.mission_at(0).unwrap()).unwrap_err();
+            assert_eq!(refused.field, field);
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_spelling() {
+        let text = r#"{"missions":[{"id":"m","objective":"o","metadata":{"big":12345678901234567890123,"x":1.10}}]}"#;
+        let document = Document::parse(text.as_bytes().to_vec()).unwrap();
+        let sent = Payload::default()
+            .body("s", &MissionId::new("m").unwrap(), &document.mission_at(0).unwrap())
+            .unwrap();
+        assert!(sent.contains("\"big\":12345678901234567890123,\"x\":1.10"), "{sent}");
+    }
+}

@@ -1,0 +1,212 @@
+//! Pure: whose turn it is.
+//!
+//! Urgent before normal, whichever session it stands in. Among equals the sessions take turns, so that one with ten
+//! thousand missions delays one with a single mission by one request at most. Inside a session: oldest first, then the
+//! place in the array.
+
+use crate::domain::id::SessionId;
+use crate::domain::mission::Priority;
+use crate::domain::time::Timestamp;
+use crate::session::messages::{MissionKey, Offer};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+const CLASSES: usize = Priority::ALL.len();
+
+fn class(priority: Priority) -> usize {
+    Priority::ALL.iter().position(|p| *p == priority).unwrap_or(CLASSES - 1)
+}
+
+/// The sessions that wait for a turn in one class; each stands in it at most once.
+#[derive(Debug, Default)]
+struct Ring {
+    order: VecDeque<SessionId>,
+    members: HashSet<SessionId>,
+}
+
+impl Ring {
+    fn join(&mut self, session: &SessionId) {
+        if self.members.insert(session.clone()) {
+            self.order.push_back(session.clone());
+        }
+    }
+
+    fn next(&mut self) -> Option<SessionId> {
+        let session = self.order.pop_front()?;
+        self.members.remove(&session);
+        Some(session)
+    }
+}
+
+/// The missions that wait, in turns.
+#[derive(Debug, Default)]
+pub struct Queue {
+    sessions: HashMap<SessionId, [VecDeque<Offer>; CLASSES]>,
+    turns: [Ring; CLASSES],
+    len: usize,
+}
+
+impl Queue {
+    /// Replaces everything that waits in `session`. The session keeps its turn where it had one.
+    pub fn replace(&mut self, session: &SessionId, mut offers: Vec<Offer>) {
+        if let Some(old) = self.sessions.remove(session) {
+            self.len -= old.iter().map(VecDeque::len).sum::<usize>();
+        }
+        if offers.is_empty() {
+            return;
+        }
+        offers.sort_by(|a, b| {
+            let age = |o: &Offer| o.created_at.map_or(i64::MAX, Timestamp::as_millis);
+            age(a).cmp(&age(b)).then(a.index.cmp(&b.index))
+        });
+        self.len += offers.len();
+        let mut classes: [VecDeque<Offer>; CLASSES] = Default::default();
+        for offer in offers {
+            if let Some(list) = classes.get_mut(class(offer.priority)) {
+                list.push_back(offer);
+            }
+        }
+        for (turns, list) in self.turns.iter_mut().zip(&classes) {
+            if !list.is_empty() {
+                turns.join(session);
+            }
+        }
+        self.sessions.insert(session.clone(), classes);
+    }
+
+    /// Puts one mission back, at the head of its class and session.
+    pub fn put_back(&mut self, session: &SessionId, offer: Offer) {
+        let index = class(offer.priority);
+        let classes = self.sessions.entry(session.clone()).or_default();
+        if let (Some(list), Some(turns)) = (classes.get_mut(index), self.turns.get_mut(index)) {
+            if list.iter().any(|o| o.mission == offer.mission) {
+                return;
+            }
+            list.push_front(offer);
+            self.len += 1;
+            turns.join(session);
+        }
+    }
+
+    /// Takes the next mission.
+    pub fn pop(&mut self) -> Option<(MissionKey, Offer)> {
+        for (index, turns) in self.turns.iter_mut().enumerate() {
+            while let Some(session) = turns.next() {
+                let Some(list) = self.sessions.get_mut(&session).and_then(|classes| classes.get_mut(index))
+                else {
+                    continue;
+                };
+                let Some(offer) = list.pop_front() else { continue };
+                self.len -= 1;
+                if list.is_empty() {
+                    if self
+                        .sessions
+                        .get(&session)
+                        .is_some_and(|classes| classes.iter().all(VecDeque::is_empty))
+                    {
+                        self.sessions.remove(&session);
+                    }
+                } else {
+                    turns.join(&session);
+                }
+                return Some((MissionKey { session, mission: offer.mission.clone() }, offer));
+            }
+        }
+        None
+    }
+
+    /// Returns how many missions wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Says whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::MissionId;
+    use proptest::prelude::*;
+
+    fn offer(mission: &str, priority: Priority, created: Option<i64>, index: usize) -> Offer {
+        let mission = MissionId::new(mission).unwrap();
+        Offer { mission, priority, created_at: created.map(Timestamp::from_millis), index }
+    }
+
+    fn session(name: &str) -> SessionId {
+        SessionId::new(name).unwrap()
+    }
+
+    fn drain(queue: &mut Queue) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop())
+            .map(|(key, _)| format!("{}/{}", key.session, key.mission))
+            .collect()
+    }
+
+    #[test]
+    fn urgent_missions_of_any_session_go_first_and_equals_take_turns() {
+        let mut queue = Queue::default();
+        let normal = Priority::Normal;
+        queue.replace(&session("a"), (0..3).map(|i| offer(&format!("a{i}"), normal, None, i)).collect());
+        queue.replace(
+            &session("b"),
+            vec![offer("b0", normal, None, 0), offer("b1", Priority::Critical, None, 1)],
+        );
+        queue.replace(
+            &session("c"),
+            vec![offer("c0", Priority::Low, None, 0), offer("c1", Priority::High, None, 1)],
+        );
+        assert_eq!(drain(&mut queue), ["b/b1", "c/c1", "a/a0", "b/b0", "a/a1", "a/a2", "c/c0"]);
+    }
+
+    #[test]
+    fn inside_a_session_the_oldest_goes_first_and_undated_ones_keep_their_place_at_the_end() {
+        let mut queue = Queue::default();
+        let normal = Priority::Normal;
+        let offers = vec![
+            offer("x", normal, None, 0),
+            offer("new", normal, Some(9), 1),
+            offer("old", normal, Some(3), 2),
+        ];
+        queue.replace(&session("s"), offers);
+        assert_eq!(drain(&mut queue), ["s/old", "s/new", "s/x"]);
+    }
+
+    #[test]
+    fn a_replaced_session_withdraws_what_is_no_longer_offered() {
+        let mut queue = Queue::default();
+        queue.replace(&session("s"), vec![offer("a", Priority::Normal, None, 0)]);
+        queue.replace(&session("s"), vec![offer("b", Priority::Normal, None, 0)]);
+        assert_eq!(drain(&mut queue), ["s/b"]);
+        queue.replace(&session("s"), vec![offer("a", Priority::Normal, None, 0)]);
+        queue.replace(&session("s"), Vec::new());
+        assert!(queue.is_empty());
+        assert!(queue.pop().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn every_offer_comes_out_once_and_never_before_a_more_urgent_one(
+            offers in proptest::collection::vec((0..5_usize, 0..4_usize, proptest::option::of(0..9_i64)), 0..60)
+        ) {
+            let mut queue = Queue::default();
+            for s in 0..5 {
+                let list: Vec<Offer> = offers.iter().enumerate().filter(|(_, o)| o.0 == s)
+                    .map(|(i, o)| offer(&format!("m{i}"), Priority::ALL[o.1], o.2, i)).collect();
+                queue.replace(&session(&format!("s{s}")), list);
+            }
+            prop_assert_eq!(queue.len(), offers.len());
+            let out: Vec<(MissionKey, Offer)> = std::iter::from_fn(|| queue.pop()).collect();
+            prop_assert_eq!(out.len(), offers.len());
+            prop_assert!(queue.is_empty());
+            prop_assert!(out.windows(2).all(|w| w[0].1.priority <= w[1].1.priority));
+            let mut ids: Vec<_> = out.iter().map(|(k, _)| k.mission.clone()).collect();
+            ids.sort();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), offers.len());
+        }
+    }
+}

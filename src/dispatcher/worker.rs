@@ -1,0 +1,349 @@
+//! Service: carries out what the machine asks for.
+//!
+//! It never waits for the folder: orders go to a list of their own and leave when there is room, so that the two loops
+//! cannot block one another. The list is as short as the number of slots.
+
+use super::Config;
+use super::client::{Client, Unreached};
+use super::machine::{Asked, Delay, Effect, Machine, Outcome};
+use super::payload::Payload;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::time::{Now, Timestamp};
+use crate::protocol::executor_v1::{ExecutorList, MissionStatus};
+use crate::runtime::clock;
+use crate::runtime::shutdown::Shutdown;
+use crate::runtime::tasks::Tasks;
+use crate::session::messages::{Dispatch, MissionKey, News, Order, Steered, Wish};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// What the dispatcher knows, for the status file.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Open requests.
+    pub in_flight: usize,
+    /// Missions that wait for a slot or for the registry.
+    pub queued: usize,
+    /// Missions that were begun and are held up, at most [`REPORTED_DELAYS`].
+    pub delays: Vec<Delay>,
+    /// Since when and why the registry cannot be reached.
+    pub away: Option<(Timestamp, String)>,
+    /// Nothing is queued, waiting or open, and nothing remains to be told.
+    pub idle: bool,
+    /// Missions accepted by the registry since the start.
+    pub accepted: u64,
+    /// Missions refused for good since the start.
+    pub refused: u64,
+}
+
+/// How many delays a [`Report`] lists.
+pub const REPORTED_DELAYS: usize = 1000;
+
+/// How often a busy dispatcher reports. A quarter of the second within which the status file must be true.
+const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// The ends of the channels that the dispatcher holds.
+#[derive(Debug)]
+pub struct Channels {
+    /// From the folder.
+    pub news: mpsc::Receiver<News>,
+    /// To the folder.
+    pub orders: mpsc::Sender<Order>,
+    /// To whoever writes the status file.
+    pub report: watch::Sender<Report>,
+}
+
+enum Done {
+    Dispatched(MissionKey, Outcome),
+    Asked(MissionKey, Asked),
+    Probed(Result<(), Unreached>),
+    Known(MissionKey, Box<MissionStatus>),
+    Steered(MissionKey, Wish, Steered),
+}
+
+struct Worker {
+    machine: Machine,
+    client: Arc<Client>,
+    payload: Payload,
+    tasks: Tasks,
+    shutdown: Shutdown,
+    done: mpsc::Sender<Done>,
+    outbox: VecDeque<Order>,
+    accepted: u64,
+    refused: u64,
+    reported_at: tokio::time::Instant,
+    reported_idle: bool,
+    reported_away: bool,
+}
+
+/// Runs until `shutdown`, then until every open request has ended or `drain_timeout` has passed.
+pub async fn run(
+    config: Config,
+    payload: Payload,
+    client: Client,
+    channels: Channels,
+    shutdown: Shutdown,
+    seed: u64,
+) {
+    let Channels { mut news, orders, report } = channels;
+    let drain_timeout = config.drain_timeout;
+    let (done, mut finished) = mpsc::channel(config.max_in_flight.max(1) * 2);
+    let mut worker = Worker {
+        machine: Machine::new(config, seed),
+        client: Arc::new(client),
+        payload,
+        tasks: Tasks::new(shutdown.clone()),
+        shutdown: shutdown.clone(),
+        done,
+        outbox: VecDeque::new(),
+        accepted: 0,
+        refused: 0,
+        reported_at: tokio::time::Instant::now(),
+        reported_idle: false,
+        reported_away: false,
+    };
+    let mut deadline: Option<tokio::time::Instant> = None;
+    let mut batch = Vec::with_capacity(64);
+    loop {
+        let effects = worker.machine.advance(clock::now());
+        worker.carry_out(effects);
+        worker.publish(&report);
+        if deadline.is_some() && worker.machine.in_flight() == 0 && worker.outbox.is_empty() {
+            break;
+        }
+        let wake = worker.machine.next_wakeup().map(tokio::time::Instant::from_std);
+        tokio::select! {
+            biased;
+            room = orders.reserve(), if !worker.outbox.is_empty() => {
+                let Ok(room) = room else { break };
+                if let Some(order) = worker.outbox.pop_front() {
+                    room.send(order);
+                }
+                while let (false, Ok(room)) = (worker.outbox.is_empty(), orders.try_reserve()) {
+                    if let Some(order) = worker.outbox.pop_front() {
+                        room.send(order);
+                    }
+                }
+            }
+            count = finished.recv_many(&mut batch, 64) => {
+                if count == 0 {
+                    break;
+                }
+                for done in batch.drain(..) {
+                    worker.finish(done, clock::now());
+                }
+            }
+            arrived = news.recv() => {
+                let Some(arrived) = arrived else { break };
+                worker.hear(arrived, clock::now());
+                while let Ok(more) = news.try_recv() {
+                    worker.hear(more, clock::now());
+                }
+            }
+            () = sleep_until(wake) => {}
+            () = shutdown.started(), if deadline.is_none() => {
+                worker.machine.close();
+                deadline = Some(tokio::time::Instant::now() + drain_timeout);
+            }
+            () = sleep_until(deadline) => {
+                tracing::warn!(
+                    in_flight = worker.machine.in_flight(),
+                    "open requests did not end in time; the next start asks the registry about them"
+                );
+                break;
+            }
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Worker {
+    fn hear(&mut self, news: News, now: Now) {
+        match news {
+            News::Offers { session, missions } => self.machine.on_offers(&session, missions),
+            News::Begun { key, dispatch } => {
+                let effects = self.machine.on_begun(key, dispatch, now);
+                self.carry_out(effects);
+            }
+            News::Skipped { key, why } => {
+                tracing::debug!(session.id = %key.session, mission.id = %key.mission, why, "not dispatched");
+                self.machine.on_skipped(&key);
+            }
+            News::Uncertain { key, attempts, since } => self.machine.on_uncertain(key, attempts, since, now),
+            News::Steer { key, wish } => self.steer(key, wish),
+        }
+    }
+
+    fn finish(&mut self, done: Done, now: Now) {
+        let effects = match done {
+            Done::Dispatched(key, outcome) => self.machine.on_outcome(key, outcome, now),
+            Done::Asked(key, asked) => self.machine.on_asked(key, asked, now),
+            Done::Probed(result) => {
+                self.machine.on_probed(result.err().map(|unreached| unreached.cause), now)
+            }
+            Done::Known(key, status) => {
+                self.outbox.push_back(Order::Known { key, status });
+                Vec::new()
+            }
+            Done::Steered(key, wish, result) => {
+                self.outbox.push_back(Order::Steered { key, wish, result });
+                Vec::new()
+            }
+        };
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Tell(order) => {
+                    match &order {
+                        Order::Assigned { key, executor, .. } => {
+                            self.accepted += 1;
+                            tracing::info!(
+                                session.id = %key.session, mission.id = %key.mission,
+                                executor.id = executor.as_deref().unwrap_or("unknown"), "mission assigned"
+                            );
+                        }
+                        Order::Failed { key, reason, message, .. } => {
+                            self.refused += 1;
+                            tracing::warn!(
+                                session.id = %key.session, mission.id = %key.mission, reason = %reason,
+                                error = message, "mission failed before any executor had it"
+                            );
+                        }
+                        Order::Begin { .. }
+                        | Order::Unsent { .. }
+                        | Order::Known { .. }
+                        | Order::Steered { .. } => {}
+                    }
+                    self.outbox.push_back(order);
+                }
+                Effect::Send { key, dispatch } => self.send(key, dispatch),
+                Effect::Ask { key } => {
+                    let (client, done) = (Arc::clone(&self.client), self.done.clone());
+                    self.tasks.spawn("ask", async move {
+                        let asked = client.ask(key.mission.as_str()).await;
+                        report_to(&done, Done::Asked(key, asked)).await;
+                    });
+                }
+                Effect::Probe => {
+                    let (client, done) = (Arc::clone(&self.client), self.done.clone());
+                    self.tasks.spawn("probe", async move {
+                        let result = client.probe().await;
+                        report_to(&done, Done::Probed(result)).await;
+                    });
+                }
+                Effect::Away { cause } => tracing::warn!(
+                    error = cause,
+                    "the registry is unreachable; missions stay queued and go on when it is back"
+                ),
+                Effect::Back { after } => {
+                    tracing::info!(
+                        duration_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                        "the registry is back"
+                    );
+                }
+            }
+        }
+    }
+
+    fn send(&self, key: MissionKey, dispatch: Dispatch) {
+        let (client, done) = (Arc::clone(&self.client), self.done.clone());
+        let body = self.payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission);
+        self.tasks.spawn("dispatch", async move {
+            let outcome = match body {
+                Ok(body) => client.dispatch(&dispatch, body).await,
+                // What every server would answer, without troubling one.
+                Err(error) => Outcome::Refused { status: 400, retry_after: None, message: error.to_string() },
+            };
+            let mut outcome = outcome;
+            if let Outcome::Refused { status: 503, message, .. } = &mut outcome
+                && let Ok(list) = client.executors().await
+            {
+                write!(message, " ({})", explain(&list, &dispatch.mission)).ok();
+            }
+            report_to(&done, Done::Dispatched(key, outcome)).await;
+        });
+    }
+
+    /// A wish is passed on until the registry has an opinion of it.
+    fn steer(&self, key: MissionKey, wish: Wish) {
+        let (client, done, shutdown) = (Arc::clone(&self.client), self.done.clone(), self.shutdown.clone());
+        self.tasks.spawn("steer", async move {
+            for delay in RetryPolicy::DISPATCH.delays(0) {
+                match client.steer(key.mission.as_str(), &wish).await {
+                    Ok(result) => {
+                        let status = if result == Steered::Terminal { client.status(key.mission.as_str()).await } else { None };
+                        if let Some(status) = status {
+                            report_to(&done, Done::Known(key.clone(), Box::new(status))).await;
+                        }
+                        return report_to(&done, Done::Steered(key, wish, result)).await;
+                    }
+                    Err(Unreached { cause }) => {
+                        tracing::debug!(mission.id = %key.mission, wish = wish.as_str(), error = cause, "not passed on yet");
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = shutdown.started() => return,
+                }
+            }
+        });
+    }
+
+    /// Reports at most every [`REPORT_EVERY`], and at once when the last work has ended.
+    fn publish(&mut self, report: &watch::Sender<Report>) {
+        let now = tokio::time::Instant::now();
+        let idle = self.machine.is_idle() && self.outbox.is_empty();
+        let due = now.duration_since(self.reported_at) >= REPORT_EVERY;
+        if due || idle != self.reported_idle || self.machine.away().is_some() != self.reported_away {
+            self.reported_at = now;
+            self.reported_idle = idle;
+            self.reported_away = self.machine.away().is_some();
+            report.send_modify(|report| self.update(report));
+        }
+    }
+
+    fn update(&self, report: &mut Report) {
+        report.in_flight = self.machine.in_flight();
+        report.queued = self.machine.queued();
+        report.away = self.machine.away().map(|(since, cause)| (since, cause.to_owned()));
+        report.delays = self.machine.delays().take(REPORTED_DELAYS).collect();
+        report.idle = self.machine.is_idle() && self.outbox.is_empty();
+        report.accepted = self.accepted;
+        report.refused = self.refused;
+    }
+}
+
+async fn report_to(done: &mpsc::Sender<Done>, what: Done) {
+    if done.send(what).await.is_err() {
+        tracing::debug!("an answer came after the end; the journal knows that its request was open");
+    }
+}
+
+/// Counts who could have taken the mission, for the sentence that people read.
+fn explain(list: &ExecutorList, body: &str) -> String {
+    let asked: Vec<String> = serde_json::from_str::<serde_json::Value>(body)
+        .ok()
+        .and_then(|body| {
+            serde_json::from_value(body.get("executor_filter")?.get("capabilities")?.clone()).ok()
+        })
+        .unwrap_or_default();
+    let registered = list.executors.len();
+    let connected = list.executors.iter().filter(|e| e.connected).count();
+    let mut text = format!("{registered} registered, {connected} connected");
+    for capability in asked {
+        let having = list.executors.iter().filter(|e| e.capabilities.contains(&capability)).count();
+        write!(text, ", {having} with {capability}").ok();
+    }
+    text
+}
