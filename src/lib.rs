@@ -47,6 +47,7 @@ pub mod watcher;
 
 // The bridge, in the order of the flow.
 pub mod dispatcher;
+pub mod writeback;
 
 // The program around the stages.
 pub mod cli;

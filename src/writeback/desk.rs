@@ -1,0 +1,792 @@
+//! Service: one session's files and what we know of its missions, in one pair of hands.
+//!
+//! A desk does one *job* at a time, on a thread that may block. Within a job the order is fixed, and the process may be
+//! killed after any step:
+//!
+//! 1. what happened goes into the ledger, and its lines into the journal;
+//! 2. claims go into the journal, and are on disk before their requests are handed over;
+//! 3. the file is made to say what the ledger says.
+//!
+//! A desk is dropped when nothing in its session is queued or live, and made again from the journal when something is.
+
+use super::merge::{Findings, Problem, Scope, reconcile};
+use crate::disk::append::{LineFile, tail};
+use crate::disk::fsync::FsyncPolicy;
+use crate::domain::event::{Body, Envelope, MissionEvent};
+use crate::domain::file::FileIdentity;
+use crate::domain::id::{ExecutorId, MissionId, SessionId};
+use crate::domain::lifecycle::MissionState;
+use crate::domain::session::SessionState;
+use crate::protocol::envelope::{Frame, encode_envelope};
+use crate::protocol::executor_v1::MissionStatus;
+use crate::runtime::clock;
+use crate::session::document::Document;
+use crate::session::journal::{self, Line};
+use crate::session::ledger::{Applied, Held, Ledger, Phase};
+use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Steered, Wish};
+use crate::session::store::{ReadError, SessionStore, UpdateError};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The journal is rotated above this size. 64 MiB is read back in well under a second.
+const ROTATE_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Something that happened, for one session.
+#[derive(Debug)]
+pub enum Update {
+    /// From the dispatcher.
+    Order(Order),
+    /// From an executor's stream.
+    Event(Box<Frame>),
+    /// The registry's record of a mission.
+    Known(MissionId, Box<MissionStatus>),
+}
+
+/// What is to be done at the desk.
+#[derive(Debug, Default)]
+pub struct Job {
+    /// The file may have changed.
+    pub look: bool,
+    /// Missions to be claimed for dispatch.
+    pub begins: Vec<MissionId>,
+    /// What happened.
+    pub updates: Vec<Update>,
+    /// Whether the file may be written in this job.
+    pub may_write: bool,
+}
+
+impl Job {
+    /// Says whether there is nothing to do, apart from writing.
+    pub fn is_nothing(&self) -> bool {
+        !self.look && self.begins.is_empty() && self.updates.is_empty()
+    }
+}
+
+/// Why `session.json` could not be read, for whoever asks why nothing happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file's identity, when it is there at all.
+    pub identity: Option<FileIdentity>,
+    /// Line and column of the fault, when it is one of syntax.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong, for people.
+    pub message: String,
+}
+
+/// What a session is like after a job.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Missions by state, in the order of [`MissionState::ALL`].
+    pub counts: [usize; MissionState::ALL.len()],
+    /// Whether the session dispatches.
+    pub state: SessionState,
+    /// Missions that cannot be used.
+    pub problems: Vec<Problem>,
+}
+
+/// What a job did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The file was to be looked at.
+    pub looked: bool,
+    /// The file's identity, when it is known and readable.
+    pub identity: Option<FileIdentity>,
+    /// Why the file could not be read.
+    pub unreadable: Option<Unreadable>,
+    /// There is no such session any more.
+    pub gone: bool,
+    /// Missions to follow, with their executors where these are known.
+    pub follow: Vec<(MissionId, Option<ExecutorId>)>,
+    /// Missions that have ended.
+    pub unfollow: Vec<MissionId>,
+    /// The new summary, when the document was looked at.
+    pub summary: Option<Summary>,
+    /// The file was written, and this many bytes of it.
+    pub written_bytes: Option<u64>,
+    /// The file lacks something that the ledger knows, and whether only progress is lacking.
+    pub owed: Option<Owed>,
+    /// The file could not be written, for people.
+    pub write_error: Option<String>,
+    /// Nothing here is queued or live.
+    pub idle: bool,
+}
+
+/// How urgently the file is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// A state has changed.
+    State,
+    /// Only progress.
+    Progress,
+}
+
+/// Everything that desks share.
+#[derive(Debug)]
+pub struct Room {
+    /// The files.
+    pub store: SessionStore,
+    /// When the journal reaches the disk.
+    pub fsync: FsyncPolicy,
+    /// To the dispatcher, who never keeps anybody waiting.
+    pub news: tokio::sync::mpsc::Sender<News>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Desk {
+    session: SessionId,
+    ledger: Option<Ledger>,
+    document: Option<Arc<Document>>,
+    identity: Option<FileIdentity>,
+    offered: bool,
+    progress_only: bool,
+    warned_gone: Vec<MissionId>,
+}
+
+impl Desk {
+    /// Opens the desk of a session; nothing is read yet.
+    pub fn new(session: SessionId) -> Self {
+        Self {
+            session,
+            ledger: None,
+            document: None,
+            identity: None,
+            offered: false,
+            progress_only: true,
+            warned_gone: Vec::new(),
+        }
+    }
+
+    /// Does one job. Blocks on the disk.
+    pub fn work(&mut self, room: &Room, job: Job) -> Done {
+        let mut done = Done { looked: job.look, ..Done::default() };
+        let mut lines = Vec::new();
+        if job.look || self.document.is_none() {
+            self.look(room, &mut lines, &mut done);
+        }
+        if !job.updates.is_empty() {
+            self.load(room, &mut done);
+            for update in job.updates {
+                self.take_in(room, update, &mut lines, &mut done);
+            }
+        }
+        let begun = if job.begins.is_empty() {
+            Vec::new()
+        } else {
+            self.begin(room, &job.begins, &mut lines, &mut done)
+        };
+        self.append(room, &lines, !begun.is_empty());
+        for news in begun {
+            tell(room, news);
+        }
+        if job.may_write && self.ledger.as_ref().is_some_and(Ledger::is_dirty) {
+            self.write(room, &mut done);
+        }
+        self.sum_up(&mut done);
+        done
+    }
+
+    fn sum_up(&self, done: &mut Done) {
+        if done.unreadable.is_none() {
+            done.identity = self.identity;
+        }
+        if self.ledger.as_ref().is_some_and(Ledger::is_dirty) && done.owed.is_none() {
+            done.owed = Some(if self.progress_only { Owed::Progress } else { Owed::State });
+        }
+        done.idle = self.is_idle();
+    }
+
+    /// Says whether nothing here is queued, live or waiting to be written.
+    pub fn is_idle(&self) -> bool {
+        let busy =
+            |ledger: &Ledger| ledger.is_dirty() || ledger.iter().any(|(_, held)| held.phase != Phase::Ended);
+        !self.offered && !self.ledger.as_ref().is_some_and(busy)
+    }
+
+    /// Reads the file if it is not the one we know, and finds out what it asks for.
+    fn look(&mut self, room: &Room, lines: &mut Vec<u8>, done: &mut Done) {
+        let identity = room.store.identity(&self.session).ok().flatten();
+        if identity.is_some() && identity == self.identity && self.document.is_some() {
+            return;
+        }
+        let reading = match room.store.read(&self.session) {
+            Ok(reading) => reading,
+            Err(ReadError::Missing { .. }) => {
+                done.gone = self.ledger.as_ref().is_none_or(|ledger| !ledger.is_live());
+                self.document = None;
+                self.identity = None;
+                if std::mem::take(&mut self.offered) {
+                    tell(room, News::Offers { session: self.session.clone(), missions: Vec::new() });
+                }
+                return;
+            }
+            Err(error) => {
+                done.unreadable = Some(unreadable(&error, identity));
+                return;
+            }
+        };
+        self.identity = Some(reading.identity);
+        let document = reading.document;
+        self.document = Some(Arc::clone(&document));
+        if self.ledger.is_none() && document.missions().all(|m| is_ended(m.string("status").as_deref())) {
+            // Nothing to do here, and so no reason to read the journal.
+            done.summary = Some(summary_of(&document));
+            if std::mem::take(&mut self.offered) {
+                tell(room, News::Offers { session: self.session.clone(), missions: Vec::new() });
+            }
+            return;
+        }
+        self.load(room, done);
+        let Some(ledger) = &mut self.ledger else { return };
+        let (edits, findings) = reconcile(&document, ledger, Scope::Everything, clock::wall());
+        if !edits.is_empty() {
+            done.owed = Some(Owed::State);
+            self.progress_only = false;
+        }
+        self.act_on(room, findings, &document, lines, done);
+    }
+
+    /// What a whole document asks for, once it is in the ledger.
+    fn act_on(
+        &mut self,
+        room: &Room,
+        findings: Findings,
+        document: &Document,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
+        let at = clock::wall();
+        let session = &self.session;
+        for (mission_id, run, attempts) in findings.requeued {
+            tracing::info!(session.id = %session, mission.id = %mission_id, run, "queued again by hand");
+            if let Ok(attempts) = serde_json::value::RawValue::from_string(attempts) {
+                Line::Requeued { ts: at, mission_id, run, attempts }.write(lines);
+            }
+        }
+        if !findings.restored.is_empty() {
+            tracing::warn!(
+                session.id = %session, count = findings.restored.len(),
+                "another program wrote an old copy of session.json; our fields are put back"
+            );
+            Line::Restored { ts: at, mission_ids: findings.restored }.write(lines);
+        }
+        for mission_id in findings.withdrawn {
+            Line::Withdrawn { ts: at, mission_id: mission_id.clone() }.write(lines);
+            done.unfollow.push(mission_id);
+        }
+        for mission in findings.adopted {
+            let executor =
+                self.ledger.as_ref().and_then(|l| l.get(mission.as_str())).and_then(|h| h.executor.clone());
+            done.follow.push((mission, executor.and_then(|id| ExecutorId::new(id).ok())));
+        }
+        for mission in findings.gone {
+            if !self.warned_gone.contains(&mission) {
+                tracing::warn!(
+                    session.id = %session, mission.id = %mission,
+                    "a live mission is no longer in session.json; it is followed to its end in log.jsonl"
+                );
+                self.warned_gone.push(mission);
+            }
+        }
+        for (mission, wish) in findings.wishes {
+            self.pass_on(room, mission, wish, lines);
+        }
+        let state = SessionState::from_file(document.session_str("state").as_deref());
+        done.summary = Some(Summary { counts: findings.counts, state, problems: findings.problems });
+        self.offer(room, findings.offers);
+    }
+
+    fn offer(&mut self, room: &Room, offers: Vec<Offer>) {
+        if !offers.is_empty() || self.offered {
+            self.offered = !offers.is_empty();
+            tell(room, News::Offers { session: self.session.clone(), missions: offers });
+        }
+    }
+
+    /// A wish for a mission that an executor has. One that we only claimed is asked about when the answer is here.
+    fn pass_on(&self, room: &Room, mission: MissionId, wish: Wish, lines: &mut Vec<u8>) {
+        let accepted = self
+            .ledger
+            .as_ref()
+            .and_then(|l| l.get(mission.as_str()))
+            .is_some_and(|h| h.phase == Phase::Accepted);
+        if accepted {
+            tracing::info!(session.id = %self.session, mission.id = %mission, wish = wish.as_str(), "steered from the file");
+            Line::steering(clock::wall(), mission.clone(), &wish).write(lines);
+            tell(room, News::Steer { key: self.key(mission), wish });
+        }
+    }
+
+    fn key(&self, mission: MissionId) -> MissionKey {
+        MissionKey { session: self.session.clone(), mission }
+    }
+
+    /// Reads the journal back, once.
+    fn load(&mut self, room: &Room, done: &mut Done) {
+        if self.ledger.is_some() {
+            return;
+        }
+        let mut ledger = Ledger::default();
+        match tail(&room.store.log_file(&self.session), ROTATE_ABOVE_BYTES * 2) {
+            Ok(tail) => {
+                for line in &tail.lines {
+                    journal::fold(&mut ledger, line);
+                }
+            }
+            Err(error) => {
+                tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be read; relying on session.json alone");
+            }
+        }
+        for (mission, held) in ledger.iter() {
+            match held.phase {
+                Phase::Claimed => tell(
+                    room,
+                    News::Uncertain {
+                        key: self.key(mission.clone()),
+                        attempts: held.attempts,
+                        since: held.sent_at,
+                    },
+                ),
+                Phase::Accepted => {
+                    let executor = held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok());
+                    done.follow.push((mission.clone(), executor));
+                }
+                Phase::Waiting | Phase::Ended => {}
+            }
+        }
+        self.progress_only = false;
+        self.ledger = Some(ledger);
+    }
+
+    /// The last look before a mission is sent, and the claim.
+    fn begin(
+        &mut self,
+        room: &Room,
+        missions: &[MissionId],
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) -> Vec<News> {
+        self.look(room, lines, done);
+        self.load(room, done);
+        let skipped = |key: MissionKey, why| News::Skipped { key, why };
+        let document = self.document.clone().filter(|_| done.unreadable.is_none());
+        let (Some(document), Some(ledger)) = (document, self.ledger.as_mut()) else {
+            // Once it can be read, a look offers them again.
+            let keys = missions
+                .iter()
+                .map(|mission| MissionKey { session: self.session.clone(), mission: mission.clone() });
+            return keys.map(|key| skipped(key, "session.json is gone or cannot be read")).collect();
+        };
+        let state = SessionState::from_file(document.session_str("state").as_deref());
+        let wire_session =
+            document.session_str("id").map_or_else(|| self.session.to_string(), Cow::into_owned);
+        let mut news = Vec::with_capacity(missions.len());
+        for mission in missions {
+            let key = MissionKey { session: self.session.clone(), mission: mission.clone() };
+            let Some(view) = document.mission(mission.as_str()) else {
+                news.push(skipped(key, "no longer in session.json"));
+                continue;
+            };
+            let said = view.string("status").and_then(|text| MissionState::parse(&text).ok());
+            if said != Some(MissionState::Queued) {
+                abandon(ledger, mission, said, lines);
+                news.push(skipped(key, "no longer queued"));
+                continue;
+            }
+            if !state.is_dispatching() {
+                news.push(skipped(key, "the session is held"));
+                continue;
+            }
+            if ledger
+                .get(mission.as_str())
+                .is_some_and(|held| matches!(held.phase, Phase::Accepted | Phase::Ended))
+            {
+                news.push(skipped(key, "already with an executor"));
+                continue;
+            }
+            let at = clock::wall();
+            let held = ledger.hold(mission.clone());
+            held.claim(at);
+            let idempotency_key = held.idempotency_key(mission);
+            let (run, attempt) = (held.run, held.attempts);
+            let line = Line::Dispatching {
+                ts: at,
+                mission_id: mission.clone(),
+                key: idempotency_key.clone(),
+                run,
+                attempt,
+            };
+            line.write(lines);
+            let mission = view.raw().to_owned();
+            let dispatch = Dispatch { wire_session: wire_session.clone(), mission, idempotency_key, attempt };
+            news.push(News::Begun { key, dispatch });
+        }
+        news
+    }
+
+    fn take_in(&mut self, room: &Room, update: Update, lines: &mut Vec<u8>, done: &mut Done) {
+        match update {
+            Update::Order(order) => self.take_order(room, order, lines, done),
+            Update::Event(frame) => self.take_event(&frame, lines, done),
+            Update::Known(mission, status) => self.take_status(&mission, &status, lines, done),
+        }
+    }
+
+    fn take_order(&mut self, room: &Room, order: Order, lines: &mut Vec<u8>, done: &mut Done) {
+        let Some(ledger) = &mut self.ledger else { return };
+        match order {
+            Order::Begin { .. } => {}
+            Order::Assigned { key, executor, estimated_start, at } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
+                self.progress_only = false;
+                if held.phase == Phase::Accepted {
+                    let known = executor.as_deref().and_then(|id| ExecutorId::new(id).ok());
+                    done.follow.push((key.mission.clone(), known));
+                }
+                let wish = held.wish.clone().filter(|_| held.phase == Phase::Accepted);
+                let mission_id = key.mission.clone();
+                Line::Assigned { ts: at, mission_id, executor_id: executor, estimated_start }.write(lines);
+                if let Some(wish) = wish {
+                    self.pass_on(room, key.mission, wish, lines);
+                }
+            }
+            Order::Failed { key, reason, message, at } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.failed(&reason, &message, at);
+                self.progress_only = false;
+                let reason = reason.as_str().to_owned();
+                Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);
+            }
+            Order::Unsent { key } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.unsent();
+                Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
+            }
+            Order::Known { key, status } => self.take_status(&key.mission, &status, lines, done),
+            Order::Steered { key, wish, result } => {
+                self.take_steered(&key.mission, &wish, &result, lines, done);
+            }
+        }
+    }
+
+    fn take_steered(
+        &mut self,
+        mission: &MissionId,
+        wish: &Wish,
+        result: &Steered,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        if held.wish.as_ref() != Some(wish) || held.phase == Phase::Ended {
+            return;
+        }
+        self.progress_only = false;
+        match result {
+            // The executor's own event confirms it.
+            Steered::Accepted => {}
+            Steered::NotFound if *wish == Wish::Abort => {
+                let at = clock::wall();
+                held.withdrawn(at);
+                Line::Withdrawn { ts: at, mission_id: mission.clone() }.write(lines);
+                done.unfollow.push(mission.clone());
+            }
+            Steered::Terminal | Steered::NotFound | Steered::Refused(_) => {
+                let error = match result {
+                    Steered::Refused(message) => message.as_str(),
+                    Steered::Terminal => "it has ended already",
+                    Steered::Accepted | Steered::NotFound => "the registry does not know the mission",
+                };
+                tracing::warn!(
+                    session.id = %self.session, mission.id = %mission, wish = wish.as_str(), error,
+                    "the registry refused what the file asks for; the file shows the truth again"
+                );
+                held.wish = None;
+                held.overruled = true;
+            }
+        }
+    }
+
+    fn take_event(&mut self, frame: &Frame, lines: &mut Vec<u8>, done: &mut Done) {
+        let Envelope { executor_id, mission_id: Some(mission), ts, body: Body::Mission(event) } =
+            &frame.envelope
+        else {
+            return;
+        };
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let executor = Some(executor_id.as_str());
+        let applied = held.happened(event, executor, *ts, journal::digest(&frame.raw));
+        if applied == Applied::Duplicate {
+            return;
+        }
+        if applied == Applied::Moved {
+            self.progress_only = false;
+            tracing::info!(
+                session.id = %self.session, mission.id = %mission, event.kind = event.name(), mission.state = %held.state,
+                "mission moved"
+            );
+            if held.phase == Phase::Ended {
+                done.unfollow.push(mission.clone());
+            }
+        }
+        if let Some(line) = Line::event(clock::wall(), mission.clone(), applied, &frame.raw) {
+            line.write(lines);
+        }
+    }
+
+    /// The registry's own record: its events first, then whatever they leave unexplained.
+    fn take_status(
+        &mut self,
+        mission: &MissionId,
+        status: &MissionStatus,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
+        for raw in &status.recent_events {
+            if let Ok(frame) = Frame::parse(raw.get()) {
+                self.take_event(&frame, lines, done);
+            }
+        }
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let known = status.executor_id.clone();
+        if held.phase == Phase::Claimed {
+            held.assigned(known.as_ref().map(ExecutorId::as_str), None, clock::wall());
+            let executor_id = known.as_ref().map(|id| id.as_str().to_owned());
+            let mission_id = mission.clone();
+            Line::Assigned { ts: clock::wall(), mission_id, executor_id, estimated_start: None }.write(lines);
+            self.progress_only = false;
+        } else if let (Some(executor), None) = (&known, &held.executor) {
+            held.executor = Some(executor.as_str().to_owned());
+            held.set("executorId", crate::session::json::quoted(executor.as_str()));
+        }
+        if let Some(event) = unexplained(held, status)
+            && let Some(executor) =
+                known.or_else(|| held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok()))
+        {
+            let ts =
+                status.completed_at.or(status.updated_at).unwrap_or_else(clock::wall).max(held.state_since);
+            let envelope = Envelope::mission(executor, mission.clone(), ts, event);
+            let raw = Arc::from(encode_envelope(&envelope));
+            self.take_event(&Frame { raw, envelope }, lines, done);
+        }
+    }
+
+    fn append(&self, room: &Room, lines: &[u8], durable: bool) {
+        if lines.is_empty() {
+            return;
+        }
+        let Ok(text) = std::str::from_utf8(lines) else { return };
+        let policy = if durable { room.fsync } else { FsyncPolicy::Never };
+        let mut file = LineFile::new(room.store.log_file(&self.session), policy);
+        if let Err(error) = file.append(text.lines()) {
+            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be written");
+        }
+    }
+
+    /// Makes the file say what the ledger says, and carries the journal over when it has grown too long.
+    fn write(&mut self, room: &Room, done: &mut Done) {
+        let Some(mut ledger) = self.ledger.take() else { return };
+        let known = self.document.clone();
+        let mut found: Vec<Findings> = Vec::new();
+        let updated = room.store.update(&self.session, &mut |base: &Document| {
+            let unchanged = known.as_ref().is_some_and(|document| document.bytes() == base.bytes());
+            let scope = if unchanged { Scope::Changed } else { Scope::Everything };
+            let (edits, findings) = reconcile(base, &mut ledger, scope, clock::wall());
+            if scope == Scope::Everything {
+                found.push(findings);
+            }
+            base.apply(&edits)
+        });
+        let mut lines = Vec::new();
+        match updated {
+            Ok(updated) => {
+                ledger.settled();
+                self.ledger = Some(ledger);
+                self.progress_only = true;
+                self.identity = Some(updated.identity);
+                self.document = Some(Arc::clone(&updated.document));
+                done.written_bytes = updated.wrote.then_some(updated.bytes_written);
+                done.owed = None;
+                for findings in found {
+                    self.act_on(room, findings, &updated.document, &mut lines, done);
+                }
+            }
+            Err(UpdateError::Read(ReadError::Missing { .. })) => {
+                ledger.settled();
+                self.ledger = Some(ledger);
+                self.document = None;
+                self.identity = None;
+                done.owed = None;
+            }
+            Err(error) => {
+                self.ledger = Some(ledger);
+                done.owed = Some(Owed::State);
+                let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                done.write_error = Some(format!("{}{hint}", with_causes(&error)));
+            }
+        }
+        self.append(room, &lines, false);
+        self.rotate(room);
+    }
+
+    fn rotate(&self, room: &Room) {
+        let Some(ledger) = &self.ledger else { return };
+        let mut file = LineFile::new(room.store.log_file(&self.session), room.fsync);
+        match file.size_bytes() {
+            Ok(size) if size > ROTATE_ABOVE_BYTES => {}
+            Ok(_) | Err(_) => return,
+        }
+        let at = clock::wall();
+        let mut line = Vec::new();
+        Line::carried(at, ledger).write(&mut line);
+        let name = format!("log.{}.jsonl", at.to_string().replace(':', ""));
+        let rotated = file.rotate(&name).and_then(|_old| {
+            let text = std::str::from_utf8(&line).unwrap_or_default();
+            file.append(text.lines())
+        });
+        if let Err(error) = rotated {
+            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be rotated");
+        }
+    }
+}
+
+/// The dispatcher never keeps anybody waiting; when it is gone, the bridge is ending.
+fn tell(room: &Room, news: News) {
+    if room.news.blocking_send(news).is_err() {
+        tracing::debug!("the dispatcher has ended");
+    }
+}
+
+fn is_ended(status: Option<&str>) -> bool {
+    status.and_then(|text| MissionState::parse(text).ok()).is_some_and(MissionState::is_terminal)
+}
+
+fn summary_of(document: &Document) -> Summary {
+    let mut summary = Summary {
+        state: SessionState::from_file(document.session_str("state").as_deref()),
+        ..Summary::default()
+    };
+    for mission in document.missions() {
+        let state = mission.string("status").and_then(|text| MissionState::parse(&text).ok());
+        let place = state.and_then(|s| MissionState::ALL.iter().position(|x| *x == s));
+        if let Some(count) = place.and_then(|index| summary.counts.get_mut(index)) {
+            *count += 1;
+        }
+    }
+    summary
+}
+
+/// A claimed mission that the file no longer wants: the claim goes.
+fn abandon(ledger: &mut Ledger, mission: &MissionId, said: Option<MissionState>, lines: &mut Vec<u8>) {
+    let Some(held) =
+        ledger.get_mut(mission).filter(|held| matches!(held.phase, Phase::Waiting | Phase::Claimed))
+    else {
+        return;
+    };
+    if said.is_some_and(MissionState::is_terminal) {
+        let at = clock::wall();
+        held.withdrawn(at);
+        held.shown = Some(held.state);
+        Line::Withdrawn { ts: at, mission_id: mission.clone() }.write(lines);
+    }
+}
+
+/// The event that would explain the registry's record where its recent events do not.
+fn unexplained(held: &Held, status: &MissionStatus) -> Option<MissionEvent> {
+    use MissionState as S;
+    if held.state == status.state || held.state.is_terminal() {
+        return None;
+    }
+    match status.state {
+        S::Done => Some(MissionEvent::Completed {
+            exit_code: status.exit_code,
+            tokens_total: None,
+            summary: None,
+            artifacts: Vec::new(),
+        }),
+        S::Failed => Some(MissionEvent::Failed {
+            reason: None,
+            error: status.error.clone(),
+            exit_code: status.exit_code,
+            tokens_total: None,
+        }),
+        S::Aborted => Some(MissionEvent::Aborted { aborted_by: None, reason: status.error.clone() }),
+        S::Running if matches!(held.state, S::Queued | S::Assigned | S::Suspended) => {
+            Some(MissionEvent::Started {
+                agent_runtime: None,
+                pty_session_id: status.pty_session_ref.clone(),
+            })
+        }
+        S::Running => Some(MissionEvent::Resumed { resumed_from: Some(held.state) }),
+        S::Paused => Some(MissionEvent::Paused { reason: None }),
+        S::Suspended => Some(MissionEvent::Suspended { checkpoint_id: None, reason: None }),
+        // A question without its id cannot be answered; its own event brings both.
+        S::HitlRequired | S::Queued | S::Assigned => None,
+    }
+}
+
+fn unreadable(error: &ReadError, identity: Option<FileIdentity>) -> Unreadable {
+    let place = match error {
+        ReadError::Torn { source, .. } => Some((source.line, source.column)),
+        ReadError::Missing { .. }
+        | ReadError::TooLarge { .. }
+        | ReadError::Refused { .. }
+        | ReadError::Io { .. } => None,
+    };
+    Unreadable { identity, place, message: with_causes(error) }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// For events about missions whose session is not known: which sessions hold which missions.
+#[derive(Debug, Default)]
+pub struct Whereabouts {
+    sessions: HashMap<MissionId, Vec<SessionId>>,
+}
+
+impl Whereabouts {
+    /// `session` holds `mission`.
+    pub fn add(&mut self, mission: MissionId, session: &SessionId) {
+        let list = self.sessions.entry(mission).or_default();
+        if !list.contains(session) {
+            list.push(session.clone());
+        }
+    }
+
+    /// `session` no longer holds `mission`. Returns whether no session does.
+    pub fn remove(&mut self, mission: &MissionId, session: &SessionId) -> bool {
+        let Some(list) = self.sessions.get_mut(mission) else { return true };
+        list.retain(|held| held != session);
+        if list.is_empty() {
+            self.sessions.remove(mission);
+            return true;
+        }
+        false
+    }
+
+    /// Returns the sessions that hold `mission`.
+    pub fn of(&self, mission: &MissionId) -> &[SessionId] {
+        self.sessions.get(mission).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns how many missions are known.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Says whether no mission is known.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+}

@@ -1,0 +1,526 @@
+//! Pure: their bytes and our ledger → what to write, and what their bytes ask of us.
+//!
+//! The file is the base; of ours only our own fields are laid on top. A status that another program wrote is either an
+//! *old copy* (it read the file, we wrote, it wrote what it had read), and then ours is put back, or it is *steering*
+//! (somebody wants the mission aborted, paused, resumed, answered or run again).
+//!
+//! | the ledger says | the file says | then |
+//! |---|---|---|
+//! | nothing | queued | offered |
+//! | nothing | queued, with marks of an earlier dispatch | a new run |
+//! | nothing | assigned … suspended, with marks | adopted and followed |
+//! | waiting | queued | offered |
+//! | waiting | ended | withdrawn |
+//! | live | the same | – |
+//! | live | aborted | abort is asked for |
+//! | live | paused, not an old copy | pause is asked for |
+//! | paused | running, not an old copy | resume is asked for |
+//! | live | done, failed | left as a human wrote it; followed in the journal |
+//! | live | anything else | put back |
+//! | ended | the same, or another end | – |
+//! | ended | queued with our fields | a new run; our old fields move to `attempts[]` |
+//! | ended | queued without our fields, or live | put back |
+
+use crate::domain::id::MissionId;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::mission::Priority;
+use crate::domain::session::SessionState;
+use crate::domain::time::Timestamp;
+use crate::session::document::{Document, Edits, MissionPatch, MissionView};
+use crate::session::json::quoted;
+use crate::session::ledger::{Field, Held, Ledger, Phase};
+use crate::session::messages::{Offer, Wish};
+use crate::session::patch::{MARKS, OUR_KEYS};
+use std::borrow::Cow;
+
+/// Which missions of the document are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them: another program may have written the file.
+    Everything,
+    /// Those that changed in the ledger: the file is as we left it.
+    Changed,
+}
+
+/// Something in the file that cannot be used, for one warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The place in `missions[]`, from 0.
+    pub index: usize,
+    /// The field, such as `objective`.
+    pub field: &'static str,
+    /// What is wrong and what to do, for people.
+    pub what: String,
+}
+
+/// What a document asks for.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What may be dispatched, when the session dispatches at all.
+    pub offers: Vec<Offer>,
+    /// What somebody wants of live missions, new since the last look.
+    pub wishes: Vec<(MissionId, Wish)>,
+    /// Missions that begin a new run, with its number and their new `attempts` array.
+    pub requeued: Vec<(MissionId, u32, String)>,
+    /// Missions whose fields another program had overwritten with an old copy.
+    pub restored: Vec<MissionId>,
+    /// Missions that ended in the file before anyone had them.
+    pub withdrawn: Vec<MissionId>,
+    /// Missions that another bridge had dispatched.
+    pub adopted: Vec<MissionId>,
+    /// Live missions that are no longer in the array.
+    pub gone: Vec<MissionId>,
+    /// What cannot be used.
+    pub problems: Vec<Problem>,
+    /// How many missions stand in each state, in the order of [`MissionState::ALL`].
+    pub counts: [usize; MissionState::ALL.len()],
+}
+
+/// Keys that belong to one run; `loop` and `lastAction` are shared with other programs and stay.
+fn is_run_key(key: &str) -> bool {
+    OUR_KEYS.contains(&key) && !matches!(key, "attempts" | "loop" | "lastAction")
+}
+
+/// Keys whose value says how new a copy is: they change with every move of the state.
+const MOMENTS: [&str; 12] = [
+    "dispatchAttempts",
+    "dispatchedAt",
+    "startedAt",
+    "pausedAt",
+    "resumedAt",
+    "suspendedAt",
+    "hitlAt",
+    "hitlRespondedAt",
+    "completedAt",
+    "failedAt",
+    "abortedAt",
+    "attempts",
+];
+
+/// Says whether two JSON texts mean the same; other programs print numbers, escapes and indentation their own way.
+fn same_json(a: &str, b: &str) -> bool {
+    a == b
+        || match (serde_json::from_str::<serde_json::Value>(a), serde_json::from_str::<serde_json::Value>(b))
+        {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        }
+}
+
+/// Says whether the file shows a state of affairs from before our last write.
+fn is_old_copy(view: &MissionView<'_>, held: &Held) -> bool {
+    held.fields.iter().filter(|field| !field.dirty && MOMENTS.contains(&field.key)).any(|field| {
+        // An answer's fields are nulled only where a file had them.
+        let optional = field.raw == "null";
+        view.field(field.key).map_or(!optional, |raw| !same_json(raw, &field.raw))
+    })
+}
+
+fn has_marks(view: &MissionView<'_>) -> bool {
+    MARKS.iter().any(|key| view.field(key).is_some_and(|raw| raw != "null"))
+}
+
+fn past_attempts(view: &MissionView<'_>) -> Vec<Box<serde_json::value::RawValue>> {
+    view.field("attempts").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default()
+}
+
+fn run_in_file(view: &MissionView<'_>) -> u32 {
+    u32::try_from(past_attempts(view).len()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+/// The `attempts` array with the run that just ended appended.
+fn history(view: &MissionView<'_>, ended: Option<MissionState>) -> String {
+    let mut entry: Vec<String> =
+        ended.map(|state| format!("\"status\": {}", quoted(state.as_file()))).into_iter().collect();
+    for (key, raw) in view.fields() {
+        if OUR_KEYS.contains(&&*key) && key != "attempts" {
+            entry.push(format!("{}: {raw}", quoted(&key)));
+        }
+    }
+    let mut attempts: Vec<String> = past_attempts(view).iter().map(|raw| raw.get().to_owned()).collect();
+    attempts.push(format!("{{{}}}", entry.join(", ")));
+    format!("[{}]", attempts.join(", "))
+}
+
+/// Compares the document with the ledger. The ledger takes in what the file asks for; the edits make the file say what
+/// the ledger says. Calling it again on the same document finds nothing new and asks for the same edits.
+pub fn reconcile(document: &Document, ledger: &mut Ledger, scope: Scope, at: Timestamp) -> (Edits, Findings) {
+    let mut edits = Edits::new();
+    let mut findings = Findings::default();
+    match scope {
+        Scope::Everything => {
+            for view in document.missions() {
+                inspect(document, view, ledger, &mut edits, &mut findings);
+            }
+            for (mission, held) in ledger.iter() {
+                if held.is_live() && document.mission(mission.as_str()).is_none() {
+                    findings.gone.push(mission.clone());
+                }
+            }
+            let state = SessionState::from_file(document.session_str("state").as_deref());
+            if !state.is_dispatching() {
+                findings.offers.clear();
+            }
+        }
+        Scope::Changed => {
+            let changed: Vec<MissionId> = ledger.changed().cloned().collect();
+            for mission in changed {
+                if let (Some(view), Some(held)) =
+                    (document.mission(mission.as_str()), ledger.get_quietly(mission.as_str()))
+                {
+                    let said = view.string("status").and_then(|text| MissionState::parse(&text).ok());
+                    settle(&view, &mission, held, said, &mut edits, &mut findings);
+                }
+            }
+        }
+    }
+    if !edits.is_empty() {
+        edits.stamp_session("updatedAt", quoted(&at.to_string()));
+    }
+    (edits, findings)
+}
+
+fn inspect(
+    document: &Document,
+    view: MissionView<'_>,
+    ledger: &mut Ledger,
+    edits: &mut Edits,
+    findings: &mut Findings,
+) {
+    let mut problem = |field: &'static str, what: String| {
+        findings.problems.push(Problem { index: view.index(), field, what });
+    };
+    if !view.is_object() {
+        return problem(
+            "",
+            "is not an object; write {\"id\": …, \"objective\": …, \"status\": \"queued\"}".to_owned(),
+        );
+    }
+    let Some(id) = view.string("id") else {
+        return problem("id", "is missing or not a string; give the mission an id of its own".to_owned());
+    };
+    let mission = match MissionId::new(&id) {
+        Ok(mission) => mission,
+        Err(error) => return problem("id", error.to_string()),
+    };
+    if document.mission(&id).is_some_and(|first| first.index() != view.index()) {
+        return problem("id", format!("{id:?} stands in this session twice; the first one counts"));
+    }
+    let status = view.string("status");
+    let said = match status.as_deref().map(MissionState::parse) {
+        Some(Ok(state)) => Some(state),
+        Some(Err(unknown)) => {
+            problem("status", format!("{unknown}; the mission is left alone"));
+            None
+        }
+        None => {
+            problem(
+                "status",
+                "is missing or not a string; write \"queued\" to have the mission run".to_owned(),
+            );
+            None
+        }
+    };
+    if let Some(count) = said
+        .and_then(|s| MissionState::ALL.iter().position(|x| *x == s))
+        .and_then(|i| findings.counts.get_mut(i))
+    {
+        *count += 1;
+    }
+    if ledger.get(&id).is_none() {
+        let Some(state) = said else { return };
+        if !meet(&view, &mission, state, ledger, findings) {
+            return;
+        }
+    }
+    if let Some(held) = ledger.get_quietly(&id) {
+        settle(&view, &mission, held, said, edits, findings);
+    }
+}
+
+/// A mission that the ledger does not know. Returns whether it does now.
+fn meet(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    said: MissionState,
+    ledger: &mut Ledger,
+    findings: &mut Findings,
+) -> bool {
+    if said.is_terminal() {
+        return false;
+    }
+    if said == MissionState::Queued {
+        if has_marks(view) {
+            let run = run_in_file(view) + 1;
+            let attempts = history(view, None);
+            ledger.insert(mission.clone(), Held::waiting(run)).requeue(run, attempts.clone());
+            findings.requeued.push((mission.clone(), run, attempts));
+            return true;
+        }
+        if run_in_file(view) > 1 {
+            ledger.insert(mission.clone(), Held::waiting(run_in_file(view)));
+            return true;
+        }
+        offer(view, mission, findings);
+        return false;
+    }
+    if !has_marks(view) {
+        // Some other program runs this one without any dispatch.
+        return false;
+    }
+    let executor = view.string("executorId").filter(|id| id != "unknown").map(Cow::into_owned);
+    let mut held = Held::adopted(run_in_file(view), said, executor);
+    held.attempts = view.unsigned("dispatchAttempts").and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    held.fields = OUR_KEYS
+        .iter()
+        .filter_map(|key| Some(Field { key, raw: view.field(key)?.to_owned(), dirty: false }))
+        .collect();
+    ledger.insert(mission.clone(), held);
+    findings.adopted.push(mission.clone());
+    true
+}
+
+fn offer(view: &MissionView<'_>, mission: &MissionId, findings: &mut Findings) {
+    if view.string("objective").is_none_or(|text| text.trim().is_empty()) {
+        let what = "is missing, empty or not a string; say what is to be done".to_owned();
+        findings.problems.push(Problem { index: view.index(), field: "objective", what });
+        return;
+    }
+    findings.offers.push(Offer {
+        mission: mission.clone(),
+        priority: Priority::from_file(view.string("priority").as_deref()),
+        created_at: view.string("createdAt").and_then(|text| Timestamp::parse(&text).ok()),
+        index: view.index(),
+    });
+}
+
+/// A mission that the ledger knows.
+fn settle(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    held: &mut Held,
+    said: Option<MissionState>,
+    edits: &mut Edits,
+    findings: &mut Findings,
+) {
+    let verdict = match held.phase {
+        Phase::Waiting => waiting(view, mission, held, said, findings),
+        Phase::Claimed | Phase::Accepted => live(view, mission, held, said, findings),
+        Phase::Ended => ended(view, mission, held, said, findings),
+    };
+    if said.is_some() {
+        held.shown = said;
+    }
+    let patch = match verdict {
+        Verdict::Leave => return,
+        Verdict::Fields => fields(view, held, false),
+        Verdict::Status => status(fields(view, held, false), held, said),
+        Verdict::PutBack => {
+            findings.restored.push(mission.clone());
+            status(fields(view, held, true), held, said)
+        }
+    };
+    if !patch.is_empty() {
+        edits.patch_mission(mission.as_str(), patch);
+    }
+}
+
+enum Verdict {
+    /// Theirs stands.
+    Leave,
+    /// Write our fields, not the status.
+    Fields,
+    /// Write our fields and the status.
+    Status,
+    /// Theirs is an old copy: write everything of ours.
+    PutBack,
+}
+
+fn waiting(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    held: &mut Held,
+    said: Option<MissionState>,
+    findings: &mut Findings,
+) -> Verdict {
+    match said {
+        Some(MissionState::Queued) => {
+            offer(view, mission, findings);
+            Verdict::Fields
+        }
+        // An old copy from before the new run began still shows the end of the run before.
+        Some(_) if held.run > 1 && is_old_copy(view, held) => {
+            offer(view, mission, findings);
+            Verdict::PutBack
+        }
+        // The new run's first write: the file is still as the human left it.
+        Some(end) if end.is_terminal() && held.fields.iter().any(|f| f.key == "attempts" && f.dirty) => {
+            Verdict::Status
+        }
+        Some(MissionState::Done | MissionState::Failed | MissionState::Aborted) => {
+            held.withdrawn(held.state_since);
+            findings.withdrawn.push(mission.clone());
+            Verdict::Leave
+        }
+        Some(
+            MissionState::Assigned
+            | MissionState::Running
+            | MissionState::HitlRequired
+            | MissionState::Paused
+            | MissionState::Suspended,
+        )
+        | None => Verdict::Leave,
+    }
+}
+
+fn live(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    held: &mut Held,
+    said: Option<MissionState>,
+    findings: &mut Findings,
+) -> Verdict {
+    use MissionState as S;
+    let mut ask = |held: &mut Held, wish: Wish| {
+        if held.wish.as_ref() != Some(&wish) {
+            held.wish = Some(wish.clone());
+            findings.wishes.push((mission.clone(), wish));
+        }
+        Verdict::Fields
+    };
+    if held.state == S::HitlRequired
+        && let Some(response) = answer(view, held)
+    {
+        let hitl_id: String =
+            held.field("hitlId").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+        ask(held, Wish::Answer { hitl_id, response });
+    }
+    let Some(said) = said else { return Verdict::Status };
+    if held.overruled {
+        return Verdict::Status;
+    }
+    if said == held.state {
+        return match held.wish {
+            // They changed their mind before the executor confirmed.
+            Some(Wish::Pause) if said == S::Running && held.shown == Some(S::Paused) => {
+                ask(held, Wish::Resume)
+            }
+            Some(Wish::Resume) if said == S::Paused && held.shown == Some(S::Running) => {
+                ask(held, Wish::Pause)
+            }
+            Some(Wish::Abort | Wish::Pause | Wish::Resume | Wish::Answer { .. }) | None => Verdict::Status,
+        };
+    }
+    match said {
+        S::Aborted => ask(held, Wish::Abort),
+        S::Paused
+            if held.phase == Phase::Accepted && !is_old_copy(view, held) && held.shown != Some(S::Paused) =>
+        {
+            ask(held, Wish::Pause)
+        }
+        S::Running
+            if held.state == S::Paused && !is_old_copy(view, held) && held.shown == Some(S::Paused) =>
+        {
+            ask(held, Wish::Resume)
+        }
+        S::Paused if held.wish == Some(Wish::Pause) => Verdict::Fields,
+        S::Running if held.wish == Some(Wish::Resume) => Verdict::Fields,
+        S::Done | S::Failed if !held.has_been(said) && !is_old_copy(view, held) => Verdict::Fields,
+        // What we wrote last, and there is news since.
+        _ if held.shown == Some(said) && !is_old_copy(view, held) => Verdict::Status,
+        S::Queued
+        | S::Assigned
+        | S::Running
+        | S::HitlRequired
+        | S::Paused
+        | S::Suspended
+        | S::Done
+        | S::Failed => Verdict::PutBack,
+    }
+}
+
+fn ended(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    held: &mut Held,
+    said: Option<MissionState>,
+    findings: &mut Findings,
+) -> Verdict {
+    let Some(said) = said else { return Verdict::Status };
+    let pending = held.fields.iter().any(|field| field.dirty);
+    if said == held.state {
+        return if pending { Verdict::Fields } else { Verdict::Leave };
+    }
+    if said == MissionState::Queued && (held.shown.is_some_and(MissionState::is_terminal) || !pending) {
+        let run = run_in_file(view);
+        let marked = has_marks(view);
+        if marked || run > held.run {
+            // With marks the old fields are still in place; without them a bridge before us was killed half-way.
+            let (run, attempts) = if marked {
+                (held.run.max(run) + 1, history(view, Some(held.state)))
+            } else {
+                (run, view.field("attempts").unwrap_or("[]").to_owned())
+            };
+            held.requeue(run, attempts.clone());
+            findings.requeued.push((mission.clone(), run, attempts));
+            offer(view, mission, findings);
+            return Verdict::Fields;
+        }
+    }
+    if said.is_terminal() && !pending && !is_old_copy(view, held) {
+        return Verdict::Leave;
+    }
+    if pending && held.shown == Some(said) && !is_old_copy(view, held) {
+        Verdict::Status
+    } else {
+        Verdict::PutBack
+    }
+}
+
+/// The human's answer to the open question, when the file holds one.
+fn answer(view: &MissionView<'_>, held: &Held) -> Option<String> {
+    let raw = view.field("hitlResponse").filter(|raw| *raw != "null")?;
+    let same_question = match (view.field("hitlId"), held.field("hitlId")) {
+        (Some(theirs), Some(ours)) => same_json(theirs, ours),
+        _ => false,
+    };
+    if !same_question {
+        return None;
+    }
+    Some(view.string("hitlResponse").map_or_else(|| raw.to_owned(), Cow::into_owned))
+}
+
+fn status(patch: MissionPatch, held: &Held, said: Option<MissionState>) -> MissionPatch {
+    if said == Some(held.state) { patch } else { patch.with_str("status", held.state.as_file()) }
+}
+
+/// Our fields that the file lacks: those that are new, those that vanished, and with `all` those that differ.
+fn fields(view: &MissionView<'_>, held: &Held, all: bool) -> MissionPatch {
+    let mut patch = MissionPatch::new();
+    let same_question = match (view.field("hitlId"), held.field("hitlId")) {
+        (Some(theirs), Some(ours)) => same_json(theirs, ours),
+        _ => false,
+    };
+    for field in &held.fields {
+        let theirs = view.field(field.key);
+        let wanted = match theirs {
+            // Null over an answer: only when it answers an earlier question. Null over nothing: not needed.
+            theirs if field.raw == "null" && matches!(field.key, "hitlResponse" | "hitlRespondedAt") => {
+                theirs.is_some_and(|raw| raw != "null") && !same_question
+            }
+            None => true,
+            Some(theirs) => (field.dirty || all) && !same_json(theirs, &field.raw),
+        };
+        if wanted {
+            patch = patch.with(field.key, field.raw.clone());
+        }
+    }
+    if held.phase == Phase::Waiting && held.run > 1 {
+        for (key, _) in view.fields() {
+            if let Some(ours) = OUR_KEYS.into_iter().find(|ours| *ours == key && is_run_key(ours)) {
+                patch = patch.without(ours);
+            }
+        }
+    }
+    patch
+}

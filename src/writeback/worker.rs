@@ -1,0 +1,548 @@
+//! Service: who sits at which desk when.
+//!
+//! One loop owns every session's place in line. A desk works on a blocking thread, one job at a time; what arrives
+//! meanwhile waits and goes into the next job together, so a burst costs one write. The first update of an idle session
+//! is written at once. A session whose file is expensive to write rests afterwards for [`REST_FACTOR`] times as long as
+//! the write took: a file of ten thousand missions is then written a handful of times during a backlog instead of ten
+//! thousand times, and a small one is not held up at all.
+//!
+//! The loop never waits for the other stages. What it has to tell them stands in lists of its own; when too many events
+//! have piled up it stops listening to the executors' streams, and they slow down by themselves.
+
+use super::desk::{Desk, Done, Job, Owed, Room, Summary, Unreadable, Update, Whereabouts};
+use crate::domain::file::FileIdentity;
+use crate::domain::id::{ExecutorId, MissionId, SessionId};
+use crate::domain::lifecycle::MissionState;
+use crate::protocol::envelope::Frame;
+use crate::protocol::executor_v1::MissionStatus;
+use crate::runtime::shutdown::Shutdown;
+use crate::session::messages::{MissionKey, Order};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Desks that work at the same time. They mostly wait for the disk, whose flushes are shared.
+const DESKS_AT_WORK: usize = 24;
+
+/// After a write, a session rests this many times as long as the write took.
+const REST_FACTOR: u32 = 4;
+
+/// Writes shorter than this need no rest.
+const CHEAP_WRITE: Duration = Duration::from_millis(4);
+
+/// Progress alone is written this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// A file that could not be written is tried again after this long.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Idle desks are kept this long, so that a session in use is not read back from its journal again and again.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+
+/// Updates that may wait for their desks before the streams are left alone.
+const BACKLOG: usize = 20_000;
+
+/// What the folder is asked to do.
+#[derive(Debug)]
+pub enum Task {
+    /// This session's file may have changed; `identity` is what the watcher saw, when it looked.
+    Look {
+        /// Which session.
+        session: SessionId,
+        /// What the watcher saw.
+        identity: Option<FileIdentity>,
+    },
+    /// Every session there is.
+    Swept {
+        /// Each with its identity.
+        sessions: Vec<(SessionId, FileIdentity)>,
+    },
+    /// An executor said something.
+    Event(Box<Frame>),
+    /// The registry's record of a mission.
+    Known {
+        /// Which mission.
+        mission: MissionId,
+        /// What it says.
+        status: Box<MissionStatus>,
+    },
+}
+
+/// Whom to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Following {
+    /// A live mission, with its executor when that is known.
+    Follow(MissionId, Option<ExecutorId>),
+    /// It has ended.
+    Unfollow(MissionId),
+}
+
+/// The answer to a [`Task::Look`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// Which session.
+    pub session: SessionId,
+    /// Why it could not be read, if so.
+    pub unreadable: Option<Unreadable>,
+}
+
+/// What the folder knows, for the status file.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Sessions seen.
+    pub sessions: usize,
+    /// Missions by state.
+    pub counts: [usize; MissionState::ALL.len()],
+    /// Sessions that hold their queued missions, with the state that makes them do so.
+    pub held: Vec<(SessionId, &'static str, usize)>,
+    /// Files that cannot be read.
+    pub unreadable: Vec<(SessionId, Unreadable)>,
+    /// Missions that cannot be used: session, index, field, what is wrong.
+    pub problems: Vec<(SessionId, usize, &'static str, String)>,
+    /// Files that cannot be written, with the reason.
+    pub unwritable: Vec<(SessionId, String)>,
+    /// Bytes of `session.json` written since the start.
+    pub written_bytes: u64,
+    /// Writes of `session.json` since the start.
+    pub writes: u64,
+    /// The first sweep is through: every session was looked at once.
+    pub first_sweep_done: bool,
+    /// Nothing is being read, claimed or written, and nothing waits to be.
+    pub idle: bool,
+}
+
+/// The ends of the channels that the folder holds.
+#[derive(Debug)]
+pub struct Channels {
+    /// From the watcher and the streams.
+    pub tasks: mpsc::Receiver<Task>,
+    /// From the streams, apart, so that they can be left waiting.
+    pub happenings: mpsc::Receiver<Task>,
+    /// From the dispatcher.
+    pub orders: mpsc::Receiver<Order>,
+    /// To the watcher.
+    pub looked: mpsc::Sender<Looked>,
+    /// To the streams.
+    pub following: mpsc::Sender<Following>,
+    /// To whoever writes the status file.
+    pub report: watch::Sender<Report>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    identity: Option<FileIdentity>,
+    busy: bool,
+    waiting_in_line: bool,
+    desk: Option<Box<Desk>>,
+    pending: Job,
+    owed: Option<Owed>,
+    write_at: Option<Instant>,
+    last_write: Option<Instant>,
+    used_at: Option<Instant>,
+    summary: Option<Box<Summary>>,
+    unreadable: Option<Box<Unreadable>>,
+    write_error: Option<Box<str>>,
+}
+
+struct Folder {
+    room: Arc<Room>,
+    entries: HashMap<SessionId, Entry>,
+    line: VecDeque<SessionId>,
+    working: JoinSet<(SessionId, Box<Desk>, Done, Duration)>,
+    timers: BTreeSet<(Instant, SessionId)>,
+    whereabouts: Whereabouts,
+    following: VecDeque<Following>,
+    looked: VecDeque<Looked>,
+    backlog: usize,
+    first_sweep: FirstSweep,
+    written_bytes: u64,
+    writes: u64,
+    warned: BTreeMap<SessionId, Vec<super::merge::Problem>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum FirstSweep {
+    Awaited,
+    Under { left: usize },
+    Done,
+}
+
+/// Runs until the shutdown, then until everything that is known is in the files, at most `drain` long.
+///
+/// The shutdown is `orders` being closed: the dispatcher ends first and has said everything by then.
+pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Duration) {
+    let Channels { mut tasks, mut happenings, mut orders, looked, following, report } = channels;
+    let mut folder = Folder {
+        room: Arc::new(room),
+        entries: HashMap::new(),
+        line: VecDeque::new(),
+        working: JoinSet::new(),
+        timers: BTreeSet::new(),
+        whereabouts: Whereabouts::default(),
+        following: VecDeque::new(),
+        looked: VecDeque::new(),
+        backlog: 0,
+        first_sweep: FirstSweep::Awaited,
+        written_bytes: 0,
+        writes: 0,
+        warned: BTreeMap::new(),
+    };
+    let mut draining: Option<Instant> = None;
+    let mut next_report = Instant::now();
+    let mut was_idle = false;
+    let mut orders_open = true;
+    loop {
+        folder.start_work(draining.is_some());
+        let idle = folder.is_idle();
+        if draining.is_some() && folder.working.is_empty() && folder.line.is_empty() && !orders_open {
+            break;
+        }
+        if idle != was_idle || Instant::now() >= next_report {
+            was_idle = idle;
+            next_report = Instant::now() + Duration::from_millis(500);
+            report.send_modify(|report| folder.report(report, idle));
+        }
+        let wake = folder.timers.first().map(|(at, _)| *at);
+        tokio::select! {
+            biased;
+            Some(finished) = folder.working.join_next(), if !folder.working.is_empty() => match finished {
+                Ok((session, desk, done, took)) => folder.finished(&session, desk, done, took),
+                Err(failure) => {
+                    tracing::error!(error = %failure, "a desk panicked; shutting down");
+                    shutdown.start(crate::runtime::shutdown::Cause::Panic("desk"));
+                }
+            },
+            order = orders.recv(), if orders_open => if let Some(order) = order {
+                folder.take_order(order);
+                while let Ok(order) = orders.try_recv() {
+                    folder.take_order(order);
+                }
+            } else {
+                orders_open = false;
+                draining = Some(Instant::now() + drain);
+                folder.hurry();
+            },
+            Some(task) = tasks.recv(), if draining.is_none() => folder.take(task),
+            Some(task) = happenings.recv(), if draining.is_none() && folder.backlog < BACKLOG => {
+                folder.take(task);
+                while folder.backlog < BACKLOG && let Ok(task) = happenings.try_recv() {
+                    folder.take(task);
+                }
+            }
+            Ok(room) = following.reserve(), if !folder.following.is_empty() => {
+                if let Some(first) = folder.following.pop_front() {
+                    room.send(first);
+                }
+            }
+            Ok(room) = looked.reserve(), if !folder.looked.is_empty() => {
+                if let Some(first) = folder.looked.pop_front() {
+                    room.send(first);
+                }
+            }
+            () = sleep_until(wake) => folder.wake(Instant::now()),
+            () = tokio::time::sleep_until(next_report) => folder.let_go(Instant::now()),
+            () = sleep_until(draining) => {
+                tracing::warn!("not everything could be written back in time; the journal has it and the next start writes it");
+                break;
+            }
+        }
+    }
+    while folder.working.join_next().await.is_some() {}
+    report.send_modify(|report| folder.report(report, true));
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Folder {
+    fn take(&mut self, task: Task) {
+        match task {
+            Task::Look { session, identity } => self.hint(&session, identity),
+            Task::Swept { sessions } => self.swept(sessions),
+            Task::Event(frame) => {
+                let Some(mission) = frame.envelope.mission_id.clone() else { return };
+                let sessions = self.whereabouts.of(&mission).to_vec();
+                if sessions.is_empty() {
+                    tracing::debug!(mission.id = %mission, event.kind = frame.envelope.name(), "event of a mission that is not ours");
+                }
+                for session in sessions {
+                    self.update(&session, Update::Event(frame.clone()));
+                }
+            }
+            Task::Known { mission, status } => {
+                for session in self.whereabouts.of(&mission).to_vec() {
+                    self.update(&session, Update::Known(mission.clone(), status.clone()));
+                }
+            }
+        }
+    }
+
+    fn take_order(&mut self, order: Order) {
+        let (Order::Begin { key }
+        | Order::Assigned { key, .. }
+        | Order::Failed { key, .. }
+        | Order::Unsent { key }
+        | Order::Known { key, .. }
+        | Order::Steered { key, .. }) = &order;
+        let MissionKey { session, mission } = key.clone();
+        if let Order::Begin { .. } = order {
+            // Known before the request leaves: an event may overtake the answer.
+            self.whereabouts.add(mission.clone(), &session);
+            self.entries.entry(session.clone()).or_default().pending.begins.push(mission);
+            self.queue(&session);
+        } else {
+            self.update(&session, Update::Order(order));
+        }
+    }
+
+    fn hint(&mut self, session: &SessionId, identity: Option<FileIdentity>) {
+        let entry = self.entries.entry(session.clone()).or_default();
+        if identity.is_some() && identity == entry.identity && !entry.busy {
+            return;
+        }
+        entry.pending.look = true;
+        self.queue(session);
+    }
+
+    fn swept(&mut self, sessions: Vec<(SessionId, FileIdentity)>) {
+        let first = self.first_sweep == FirstSweep::Awaited;
+        if first {
+            self.first_sweep = FirstSweep::Under { left: sessions.len() };
+            if sessions.is_empty() {
+                self.first_sweep = FirstSweep::Done;
+            }
+        }
+        let mut unseen: Vec<SessionId> = Vec::new();
+        if self.entries.len() > sessions.len() || !first {
+            let seen: std::collections::HashSet<&SessionId> =
+                sessions.iter().map(|(session, _)| session).collect();
+            unseen.extend(self.entries.keys().filter(|session| !seen.contains(session)).cloned());
+        }
+        for session in unseen {
+            self.hint(&session, None);
+        }
+        for (session, identity) in sessions {
+            self.hint(&session, Some(identity));
+        }
+    }
+
+    fn update(&mut self, session: &SessionId, update: Update) {
+        self.backlog += 1;
+        self.entries.entry(session.clone()).or_default().pending.updates.push(update);
+        self.queue(session);
+    }
+
+    fn queue(&mut self, session: &SessionId) {
+        let Some(entry) = self.entries.get_mut(session) else { return };
+        if !entry.busy && !entry.waiting_in_line {
+            entry.waiting_in_line = true;
+            // A claim is somebody's latency; a look may be one of ten thousand at the start.
+            if entry.pending.begins.is_empty() && entry.pending.updates.is_empty() {
+                self.line.push_back(session.clone());
+            } else {
+                self.line.push_front(session.clone());
+            }
+        }
+    }
+
+    fn start_work(&mut self, hurry: bool) {
+        while self.working.len() < DESKS_AT_WORK {
+            let Some(session) = self.line.pop_front() else { break };
+            let Some(entry) = self.entries.get_mut(&session) else { continue };
+            entry.waiting_in_line = false;
+            entry.busy = true;
+            let mut job = std::mem::take(&mut entry.pending);
+            self.backlog -= job.updates.len();
+            let resting = entry.write_at.is_some_and(|at| at > Instant::now());
+            let is_event = |update: &Update| matches!(update, Update::Event(_));
+            let only_progress = entry.owed != Some(Owed::State) && job.updates.iter().all(is_event);
+            let progress_is_early = entry.last_write.is_some_and(|at| at.elapsed() < PROGRESS_EVERY);
+            job.may_write = hurry || !(resting || only_progress && progress_is_early && is_quiet(&job));
+            let mut desk = entry.desk.take().unwrap_or_else(|| Box::new(Desk::new(session.clone())));
+            let room = Arc::clone(&self.room);
+            self.working.spawn_blocking(move || {
+                let started = std::time::Instant::now();
+                let done = desk.work(&room, job);
+                (session, desk, done, started.elapsed())
+            });
+        }
+    }
+
+    fn finished(&mut self, session: &SessionId, desk: Box<Desk>, done: Done, took: Duration) {
+        let now = Instant::now();
+        for (mission, executor) in done.follow {
+            self.whereabouts.add(mission.clone(), session);
+            self.following.push_back(Following::Follow(mission, executor));
+        }
+        for mission in done.unfollow {
+            if self.whereabouts.remove(&mission, session) {
+                self.following.push_back(Following::Unfollow(mission));
+            }
+        }
+        if let FirstSweep::Under { left } = &mut self.first_sweep {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.first_sweep = FirstSweep::Done;
+            }
+        }
+        let Some(entry) = self.entries.get_mut(session) else { return };
+        entry.busy = false;
+        entry.used_at = Some(now);
+        let unreadable = done.unreadable.map(Box::new);
+        if done.looked {
+            self.looked
+                .push_back(Looked { session: session.clone(), unreadable: unreadable.as_deref().cloned() });
+        }
+        entry.unreadable = unreadable;
+        if let Some(identity) = done.identity {
+            entry.identity = Some(identity);
+        }
+        if let Some(summary) = done.summary {
+            if !summary.problems.is_empty() || self.warned.contains_key(session) {
+                warn_once(&mut self.warned, session, &summary.problems);
+            }
+            entry.summary = Some(Box::new(summary));
+        }
+        if let Some(bytes) = done.written_bytes {
+            self.written_bytes += bytes;
+            self.writes += 1;
+            entry.last_write = Some(now);
+            entry.write_at = (took > CHEAP_WRITE).then(|| now + took * REST_FACTOR);
+        }
+        if let Some(error) = &done.write_error {
+            if entry.write_error.is_none() {
+                tracing::error!(session.id = %session, error, "session.json cannot be written; tried again every second");
+            }
+            entry.write_at = Some(now + WRITE_AGAIN);
+        } else if done.written_bytes.is_some() && entry.write_error.is_some() {
+            tracing::info!(session.id = %session, "session.json can be written again");
+        }
+        if done.write_error.is_some() || done.written_bytes.is_some() {
+            entry.write_error = done.write_error.map(String::into_boxed_str);
+        }
+        entry.owed = done.owed;
+        if let Some(owed) = done.owed {
+            let progress = entry.last_write.map(|at| at + PROGRESS_EVERY).filter(|_| owed == Owed::Progress);
+            let at = entry.write_at.into_iter().chain(progress).max().unwrap_or(now);
+            self.timers.insert((at, session.clone()));
+        }
+        if done.gone && entry.pending.is_nothing() {
+            self.entries.remove(session);
+            return;
+        }
+        // A session whose missions have all ended needs no desk; one that was in use may be again in a moment.
+        if done.idle && entry.last_write.is_none() {
+            entry.desk = None;
+        } else {
+            entry.desk = Some(desk);
+        }
+        if !entry.pending.is_nothing() {
+            self.queue(session);
+        }
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while let Some((at, session)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, session.clone()));
+            if self.entries.get(&session).is_some_and(|entry| entry.owed.is_some()) {
+                self.queue(&session);
+            }
+        }
+    }
+
+    /// Everything that is owed is written now, resting or not.
+    fn hurry(&mut self) {
+        let owing: Vec<SessionId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.owed.is_some())
+            .map(|(session, _)| session.clone())
+            .collect();
+        for session in owing {
+            self.queue(&session);
+        }
+    }
+
+    /// Desks that have been idle for a while are closed.
+    fn let_go(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            let idle = entry.desk.as_ref().is_some_and(|desk| desk.is_idle());
+            if idle && !entry.busy && entry.used_at.is_none_or(|at| now.duration_since(at) > KEEP_IDLE) {
+                entry.desk = None;
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.working.is_empty() && self.line.is_empty() && self.timers.is_empty() && self.backlog == 0
+    }
+
+    fn report(&self, report: &mut Report, idle: bool) {
+        const LISTED: usize = 1000;
+        report.sessions = self.entries.len();
+        report.counts = [0; MissionState::ALL.len()];
+        report.held.clear();
+        report.unreadable.clear();
+        report.problems.clear();
+        report.unwritable.clear();
+        for (session, entry) in &self.entries {
+            if let Some(summary) = &entry.summary {
+                for (total, count) in report.counts.iter_mut().zip(summary.counts) {
+                    *total += count;
+                }
+                let queued = summary.counts.first().copied().unwrap_or_default();
+                if !summary.state.is_dispatching() && queued > 0 && report.held.len() < LISTED {
+                    report.held.push((session.clone(), summary.state.as_file(), queued));
+                }
+                for problem in summary.problems.iter().take(LISTED.saturating_sub(report.problems.len())) {
+                    report.problems.push((
+                        session.clone(),
+                        problem.index,
+                        problem.field,
+                        problem.what.clone(),
+                    ));
+                }
+            }
+            if let Some(unreadable) = entry.unreadable.as_deref().filter(|_| report.unreadable.len() < LISTED)
+            {
+                report.unreadable.push((session.clone(), unreadable.clone()));
+            }
+            if let Some(error) = entry.write_error.as_deref().filter(|_| report.unwritable.len() < LISTED) {
+                report.unwritable.push((session.clone(), error.to_owned()));
+            }
+        }
+        report.written_bytes = self.written_bytes;
+        report.writes = self.writes;
+        report.first_sweep_done = self.first_sweep == FirstSweep::Done;
+        report.idle = idle;
+    }
+}
+
+/// Nothing but events that may turn out to be progress: the write may wait for its second.
+fn is_quiet(job: &Job) -> bool {
+    !job.look && job.begins.is_empty()
+}
+
+fn warn_once(
+    warned: &mut BTreeMap<SessionId, Vec<super::merge::Problem>>,
+    session: &SessionId,
+    problems: &[super::merge::Problem],
+) {
+    let before = warned.insert(session.clone(), problems.to_vec()).unwrap_or_default();
+    for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+        tracing::warn!(
+            session.id = %session, index = problem.index, field = problem.field,
+            "missions[{}].{} {}", problem.index, problem.field, problem.what
+        );
+    }
+    if problems.is_empty() {
+        warned.remove(session);
+    }
+}
