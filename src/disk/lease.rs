@@ -6,7 +6,8 @@
 //!
 //! While a lease is held, somebody who opens the file for writing has the kernel send us a signal, and the one it
 //! sends by default ends the process. So the lease is bound to SIGURG first, which nobody waits for and whose default
-//! is to be ignored; and the lease is given back at once.
+//! is to be ignored. Held for a moment, a lease is also the one way to keep programs out that know nothing of us: they
+//! wait in `open`, for 45 seconds at most, and we can see that they do.
 
 #![cfg_attr(target_os = "linux", expect(unsafe_code, reason = "fcntl(F_SETLEASE) has no safe wrapper"))]
 
@@ -32,39 +33,95 @@ pub enum Writers {
 ///
 /// # Errors
 /// What `fcntl` says, except for the answers that [`Writers`] covers.
-#[cfg(target_os = "linux")]
 pub fn writers(file: &File) -> io::Result<Writers> {
-    use std::os::fd::AsRawFd;
+    Ok(match ReadLease::take(file)? {
+        Taken::Lease(_given_back) => Writers::None,
+        Taken::Refused(writers) => writers,
+    })
+}
 
-    let descriptor = file.as_raw_fd();
-    let control = |command: libc::c_int, argument: libc::c_int| {
-        // SAFETY: the descriptor is open for as long as `file` is borrowed, and these commands take an integer.
-        let answer = unsafe { libc::fcntl(descriptor, command, argument) };
-        if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
-    control(F_SETSIG, libc::SIGURG)?;
-    match control(libc::F_SETLEASE, libc::F_RDLCK) {
-        Ok(()) => {
-            control(libc::F_SETLEASE, libc::F_UNLCK)?;
-            Ok(Writers::None)
+/// What came of asking for a lease.
+#[derive(Debug)]
+pub enum Taken<'f> {
+    /// Nobody has the file open for writing, and whoever wants to now has to wait for us.
+    Lease(ReadLease<'f>),
+    /// Somebody has, or nobody can tell.
+    Refused(Writers),
+}
+
+/// Keeps others from opening a file for writing: they wait until it is dropped. Hold it for a moment only.
+#[derive(Debug)]
+pub struct ReadLease<'f> {
+    file: &'f File,
+}
+
+#[cfg(target_os = "linux")]
+impl<'f> ReadLease<'f> {
+    /// Takes the lease if nobody has the file open for writing. The file must have been opened for reading only.
+    ///
+    /// # Errors
+    /// What `fcntl` says, except for the answers that [`Writers`] covers.
+    pub fn take(file: &'f File) -> io::Result<Taken<'f>> {
+        control(file, F_SETSIG, libc::SIGURG)?;
+        match control(file, libc::F_SETLEASE, libc::F_RDLCK) {
+            Ok(_) => Ok(Taken::Lease(Self { file })),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(Taken::Refused(Writers::Some)),
+                Some(
+                    libc::EINVAL
+                    | libc::EACCES
+                    | libc::EPERM
+                    | libc::ENOSYS
+                    | libc::EOPNOTSUPP
+                    | libc::ENOLCK,
+                ) => Ok(Taken::Refused(Writers::Unknown)),
+                _ => Err(error),
+            },
         }
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EAGAIN) => Ok(Writers::Some),
-            Some(
-                libc::EINVAL | libc::EACCES | libc::EPERM | libc::ENOSYS | libc::EOPNOTSUPP | libc::ENOLCK,
-            ) => Ok(Writers::Unknown),
-            _ => Err(error),
-        },
+    }
+
+    /// Says whether somebody waits for us to open the file for writing.
+    ///
+    /// # Errors
+    /// What `fcntl` says.
+    pub fn is_wanted(&self) -> io::Result<bool> {
+        Ok(control(self.file, libc::F_GETLEASE, 0)? != libc::F_RDLCK)
     }
 }
 
-/// Asks who has this file open for writing; only Linux can tell.
-///
-/// # Errors
-/// None.
+#[cfg(target_os = "linux")]
+impl Drop for ReadLease<'_> {
+    fn drop(&mut self) {
+        // Giving back what we hold cannot fail; if it did, closing the file gives it back too.
+        control(self.file, libc::F_SETLEASE, libc::F_UNLCK).ok();
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn control(file: &File, command: libc::c_int, argument: libc::c_int) -> io::Result<libc::c_int> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the commands of this file take an integer.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
 #[cfg(not(target_os = "linux"))]
-pub fn writers(_file: &File) -> io::Result<Writers> {
-    Ok(Writers::Unknown)
+impl<'f> ReadLease<'f> {
+    /// Takes no lease: only Linux has them.
+    ///
+    /// # Errors
+    /// None.
+    pub fn take(_file: &'f File) -> io::Result<Taken<'f>> {
+        Ok(Taken::Refused(Writers::Unknown))
+    }
+
+    /// Says whether somebody waits for us to open the file for writing.
+    ///
+    /// # Errors
+    /// None.
+    pub fn is_wanted(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -84,6 +141,32 @@ mod tests {
         let appender = OpenOptions::new().append(true).open(&path).unwrap();
         assert_eq!(writers(&reader).unwrap(), Writers::Some);
         drop(appender);
+    }
+
+    #[test]
+    fn whoever_wants_to_write_waits_for_the_lease_and_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, "x").unwrap();
+        let reader = File::open(&path).unwrap();
+        let Taken::Lease(lease) = ReadLease::take(&reader).unwrap() else {
+            panic!("refused");
+        };
+        assert!(!lease.is_wanted().unwrap());
+        std::thread::scope(|scope| {
+            let opener = scope.spawn(|| std::fs::write(&path, "theirs").unwrap());
+            while !lease.is_wanted().unwrap() {
+                std::thread::yield_now();
+            }
+            assert_eq!(
+                std::fs::read(&path).unwrap(),
+                b"x",
+                "a waiting writer has not truncated the file yet"
+            );
+            drop(lease);
+            opener.join().unwrap();
+        });
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
     }
 
     #[test]

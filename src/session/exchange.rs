@@ -1,33 +1,44 @@
 //! Edge: replaces a session by exchange, and builds upon whatever turns out to have been there.
 //!
 //! Other programs read the file, change it and write it back in place, and know of no lock. A rename would silently
-//! throw away what they wrote since we read. An exchange keeps it: the displaced file lies under our temporary name,
-//! and we wait until nobody has it open for writing. If it is not what we read, it is a version that we did not know;
-//! our changes are laid over that, and it goes round once more. The file's readers see whole versions all the time.
+//! throw away what they wrote since we read. So right before the exchange a lease makes sure that nobody has the file
+//! open for writing and keeps them waiting in `open` for that moment; under it the bytes are compared with what we had
+//! read, and if somebody came to wait while we exchanged, we exchange back and let them write first.
+//!
+//! What little can slip through even then, and all of it where leases are refused, shows up afterwards: the displaced
+//! file lies under our temporary name, and we wait until nobody writes to it. If it is not what we read, our changes are
+//! laid over it and it goes round once more. Just doing that, without the lease before, loses writes: between two
+//! rounds the file lacks what was displaced, and a program that reads it then writes it back without.
 //!
 //! The name of a temporary file tells [`super::recovery`] what a killed writer was about: the fingerprint of what the
 //! exchange should displace, and of what it puts there.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::document::{Document, Edits};
 use super::rebase;
 use super::store::{self, Loaded, MAX_SESSION_BYTES, UpdateError, Updated, WRITER_PATIENCE};
 use crate::disk::atomic::{self, Staged, TEMPORARY_SUFFIX, UNFINISHED_SUFFIX};
 use crate::disk::fsync::FsyncPolicy;
-use crate::disk::lease::{self, Writers};
+use crate::disk::lease::{self, ReadLease, Taken, Writers};
 use crate::disk::{identity, wait};
 use crate::domain::file::FileIdentity;
 use crate::domain::time::Timestamp;
 
-/// After so many rounds somebody rewrites the file without a pause, and we step back.
-pub(super) const MAX_ROUNDS: usize = 40;
+/// After this long somebody rewrites the file without a pause, and we step back.
+const CONTENTION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Most rounds in that time.
+const MAX_ROUNDS: usize = 500;
+
+/// Time between the first two looks at a file that somebody is writing.
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
 /// Longest time between two looks at a file that somebody is writing.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// Without leases: a file that has not changed for this long is taken to be written.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
@@ -48,45 +59,42 @@ pub(super) fn update(
     first: Loaded,
     apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
 ) -> Result<Updated, UpdateError> {
-    let Loaded { document, identity, file } = first;
-    let like = file.metadata().map_err(|source| UpdateError::Write { path: path.to_owned(), source })?;
-    drop(file);
-    let mut updated = Updated::unchanged(Arc::clone(&document), identity);
-    let mut base = Arc::clone(&document);
-    let mut expected = document;
-    let mut foreign: Option<Staged> = None;
-    for round in 0..MAX_ROUNDS {
-        let next = match new_version(path, &base, apply, round > 0) {
-            Ok(Some(next)) => next,
+    let failed = |source| UpdateError::Write { path: path.to_owned(), source };
+    let like = first.file.metadata().map_err(failed)?;
+    let mut updated = Updated::unchanged(Arc::clone(&first.document), first.identity);
+    let mut there = first.document;
+    let mut base = Arc::clone(&there);
+    let mut foreign: Option<Foreign> = None;
+    let mut patience = Patience::new();
+    while patience.has_another_round() {
+        let attempt = match new_version(path, &base, apply, base.bytes() != there.bytes()) {
+            Ok(Some(next)) => swap(path, policy, &like, &there, &next).map(|swapped| (next, swapped)),
             Ok(None) => return Ok(updated),
-            Err(error) => return step_back(path, policy, foreign, error),
+            Err(error) => Err(error),
         };
-        let failed = |source| UpdateError::Write { path: path.to_owned(), source };
-        let tag = tag(expected.bytes(), next.bytes()).map_err(failed);
-        let staged = tag.and_then(|tag| {
-            let staged = Staged::beside(path, &tag, next.bytes(), Some(&like), policy).map_err(failed)?;
-            match exchanged(path, &staged) {
-                Ok(identity) => Ok((staged, identity)),
-                Err(source) => {
-                    staged.discard().map_err(failed)?;
-                    Err(failed(source))
-                }
+        let (next, (staged, identity)) = match attempt {
+            Ok((next, Some(swapped))) => (next, swapped),
+            Ok((_, None)) => {
+                let now = store::load_settled(path)?;
+                updated.foreign_bases += 1;
+                base = combined(path, &there, &base, &now.document)?;
+                updated.document = Arc::clone(&now.document);
+                updated.identity = now.identity;
+                there = now.document;
+                continue;
             }
-        });
-        let (staged, identity) = match staged {
-            Ok(done) => done,
-            Err(error) => return step_back(path, policy, foreign, error),
+            Err(error) => return Err(step_back(path, policy, foreign, &there, error)),
         };
         updated.took(&next, identity);
-        let displaced = settled(staged.path(), expected.bytes());
-        policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
         if let Some(older) = foreign.take() {
-            older.discard().map_err(failed)?;
+            policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
+            older.staged.discard().map_err(failed)?;
         }
-        let displaced = match displaced.map_err(UpdateError::from)? {
-            Displaced::Expected => settled(staged.path(), expected.bytes()).map_err(UpdateError::from)?,
-            other @ (Displaced::Foreign(_) | Displaced::Torn(_)) => other,
-        };
+        let mut displaced = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
+        policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
+        if let Displaced::Expected = displaced {
+            displaced = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
+        }
         match displaced {
             Displaced::Expected => {
                 staged.discard().map_err(failed)?;
@@ -98,14 +106,86 @@ pub(super) fn update(
             }
             Displaced::Foreign(theirs) => {
                 updated.foreign_bases += 1;
-                base = combined(path, &expected, &base, &Arc::new(theirs))?;
-                expected = next;
-                foreign = Some(staged);
+                let theirs = Arc::new(theirs);
+                base = combined(path, &there, &base, &theirs)?;
+                foreign = Some(Foreign { staged, is_all: base.bytes() == theirs.bytes() });
+                there = next;
             }
         }
     }
-    let error = UpdateError::Contended { path: path.to_owned(), rounds: MAX_ROUNDS };
-    step_back(path, policy, foreign, error)
+    Err(step_back(path, policy, foreign, &there, patience.exhausted(path)))
+}
+
+/// Another writer's version that an exchange displaced.
+struct Foreign {
+    staged: Staged,
+    /// It holds all that has to be kept; else the next version was to hold more than it.
+    is_all: bool,
+}
+
+/// Puts the next version in place of what is there; nothing when something else is there by now. Returns the file that
+/// holds what was displaced, and the identity of what is in place.
+fn swap(
+    path: &Path,
+    policy: FsyncPolicy,
+    like: &Metadata,
+    there: &Document,
+    next: &Document,
+) -> Result<Option<(Staged, FileIdentity)>, UpdateError> {
+    let failed = |source| UpdateError::Write { path: path.to_owned(), source };
+    let tag = tag(there.bytes(), next.bytes()).map_err(failed)?;
+    let staged = Staged::beside(path, &tag, next.bytes(), Some(like), policy).map_err(failed)?;
+    match swap_staged(path, &staged, there.bytes()) {
+        Ok(Some(identity)) => Ok(Some((staged, identity))),
+        Ok(None) => staged.discard().map(|()| None).map_err(failed),
+        Err(error) => {
+            staged.discard().map_err(failed)?;
+            Err(error)
+        }
+    }
+}
+
+fn swap_staged(path: &Path, staged: &Staged, there: &[u8]) -> Result<Option<FileIdentity>, UpdateError> {
+    let failed = |source| UpdateError::Write { path: path.to_owned(), source };
+    let file = store::open(path)?;
+    let look = || match ReadLease::take(&file) {
+        Ok(Taken::Refused(Writers::Some)) => None,
+        other => Some(other),
+    };
+    let taken = wait::until(FIRST_PAUSE, LONGEST_PAUSE, WRITER_PATIENCE, look).transpose().map_err(failed)?;
+    let Some(Taken::Lease(lease)) = taken else {
+        return exchanged(path, staged).map(Some).map_err(failed);
+    };
+    if store::read_open(path, &file)?.0 != there || lease.is_wanted().map_err(failed)? {
+        return Ok(None);
+    }
+    let identity = exchanged(path, staged).map_err(failed)?;
+    if lease.is_wanted().map_err(failed)? {
+        staged.exchange_with(path).map_err(failed)?;
+        return Ok(None);
+    }
+    Ok(Some(identity))
+}
+
+/// How long to go on while others write.
+pub(super) struct Patience {
+    deadline: Instant,
+    rounds: usize,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { deadline: Instant::now() + CONTENTION_PATIENCE, rounds: 0 }
+    }
+
+    pub(super) fn has_another_round(&mut self) -> bool {
+        self.rounds += 1;
+        self.rounds <= MAX_ROUNDS && Instant::now() < self.deadline
+    }
+
+    pub(super) fn exhausted(&self, path: &Path) -> UpdateError {
+        UpdateError::Contended { path: path.to_owned(), rounds: self.rounds - 1 }
+    }
 }
 
 impl Updated {
@@ -196,7 +276,7 @@ pub(super) fn settled(path: &Path, expected: &[u8]) -> Result<Displaced, store::
             other @ (Displaced::Expected | Displaced::Foreign(_)) => Some(other),
         })
     };
-    let found = wait::until(Duration::from_millis(1), LONGEST_PAUSE, WRITER_PATIENCE, || look().transpose());
+    let found = wait::until(FIRST_PAUSE, LONGEST_PAUSE, WRITER_PATIENCE, || look().transpose());
     found.unwrap_or_else(|| Ok(judged(store::read_open(path, &file)?.0, expected)))
 }
 
@@ -215,17 +295,27 @@ pub(super) fn judged(bytes: Vec<u8>, expected: &[u8]) -> Displaced {
 fn step_back(
     path: &Path,
     policy: FsyncPolicy,
-    foreign: Option<Staged>,
+    foreign: Option<Foreign>,
+    ours: &Document,
     error: UpdateError,
-) -> Result<Updated, UpdateError> {
-    let Some(theirs) = foreign else {
-        return Err(error);
+) -> UpdateError {
+    let Some(foreign) = foreign else {
+        return error;
     };
-    let failed = |source| UpdateError::Write { path: path.to_owned(), source };
-    // What we displace now is our own version; should somebody have written to it, recovery finds it under its name.
-    theirs.exchange_with(path).map_err(failed)?;
-    policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
-    Err(error)
+    let give_back = || -> std::io::Result<()> {
+        foreign.staged.exchange_with(path)?;
+        policy.sync_directory(path.parent().unwrap_or(path))?;
+        if foreign.is_all && fs::read(foreign.staged.path())? == ours.bytes() {
+            return foreign.staged.discard();
+        }
+        // Nobody knows what it started from any more: recovery is to take what only it holds.
+        let name = format!(".{}.{:016x}-{:016x}-{}.tmp", store::SESSION_FILE, 0, 0, atomic::random_tag()?);
+        atomic::rename(foreign.staged.path(), &path.with_file_name(name))
+    };
+    match give_back() {
+        Ok(()) => error,
+        Err(source) => UpdateError::Write { path: path.to_owned(), source },
+    }
 }
 
 /// Moves a version that does not parse to a name that people notice.

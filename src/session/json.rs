@@ -393,7 +393,10 @@ fn escaped_unicode(rest: &str) -> (char, usize) {
 
 /// Says whether a key, with its quotes, spells `name`.
 pub(crate) fn spells(raw_key: &str, name: &str) -> bool {
-    decoded(raw_key).is_some_and(|key| key == name)
+    let Some(inner) = raw_key.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return false;
+    };
+    inner == name || (inner.len() > name.len() && decoded(raw_key).is_some_and(|key| key == name))
 }
 
 /// Returns the JSON string that stands for `text`, quotes included, escaped no more than needed.

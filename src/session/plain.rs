@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::document::Document;
-use super::exchange::{self, Displaced, MAX_ROUNDS, QUIET};
+use super::exchange::{self, Displaced, Patience, QUIET};
 use super::rebase;
-use super::store::{self, FIRST_REREAD, Loaded, ReadError, UpdateError, Updated, WRITER_PATIENCE};
+use super::store::{
+    self, FIRST_REREAD, LONGEST_REREAD, Loaded, ReadError, UpdateError, Updated, WRITER_PATIENCE,
+};
 use crate::disk::atomic::Staged;
 use crate::disk::fsync::FsyncPolicy;
 use crate::disk::{identity, wait};
@@ -26,7 +28,8 @@ pub(super) fn update(
     let mut updated = Updated::unchanged(Arc::clone(&first.document), first.identity);
     let mut there = first;
     let mut base = Arc::clone(&there.document);
-    for _round in 0..MAX_ROUNDS {
+    let mut patience = Patience::new();
+    while patience.has_another_round() {
         let is_merged = base.bytes() != there.document.bytes();
         let Some(next) = exchange::new_version(path, &base, apply, is_merged)? else {
             updated.document = there.document;
@@ -72,13 +75,13 @@ pub(super) fn update(
         }
         there = now;
     }
-    Err(UpdateError::Contended { path: path.to_owned(), rounds: MAX_ROUNDS })
+    Err(patience.exhausted(path))
 }
 
 /// Looks through the old handle for what somebody wrote after we had read.
 fn settled(path: &Path, old: &Loaded) -> Result<Displaced, ReadError> {
     let mut torn = Vec::new();
-    let found = wait::until(FIRST_REREAD, WRITER_PATIENCE, WRITER_PATIENCE, || {
+    let found = wait::until(FIRST_REREAD, LONGEST_REREAD, WRITER_PATIENCE, || {
         match store::read_open(path, &old.file) {
             Ok((bytes, _)) => match exchange::judged(bytes, old.document.bytes()) {
                 Displaced::Torn(bytes) => {

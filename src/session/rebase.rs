@@ -5,7 +5,8 @@
 //! one field; then the later version, the one that is built upon, wins. A mission that one of them dropped stays: an old
 //! copy written back looks the same, and losing a mission is the worse mistake.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use super::document::{Document, Edits, MissionPatch, MissionView};
 use super::json;
@@ -15,7 +16,7 @@ pub fn changes(ancestor: &Document, changed: &Document, onto: &Document) -> Edit
     let mut edits = Edits::new();
     for (key, raw) in changed.session_fields().filter(|(key, _)| key != "missions") {
         let old = ancestor.session_raw(&key);
-        if !is_equal(old, Some(raw)) && is_equal(onto.session_raw(&key), old) {
+        if !is_equal(old.as_ref(), Some(&raw)) && is_equal(onto.session_raw(&key).as_ref(), old.as_ref()) {
             edits.set_session(key.into_owned(), raw);
         }
     }
@@ -23,28 +24,42 @@ pub fn changes(ancestor: &Document, changed: &Document, onto: &Document) -> Edit
         let Some(id) = mission.string("id") else {
             continue;
         };
-        let Some(later) = onto.mission(&id) else {
+        let (old, later) = (ancestor.mission(&id), onto.mission(&id));
+        let Some(later) = later.filter(|_| old.is_none_or(|old| old.raw() != mission.raw())) else {
             continue;
         };
-        let mut patch = MissionPatch::new();
-        let old = ancestor.mission(&id);
-        let old_field = |key: &str| old.and_then(|old| old.field(key));
-        for (key, raw) in mission.fields() {
-            if !is_equal(old_field(&key), Some(raw)) && is_equal(later.field(&key), old_field(&key)) {
-                patch = patch.with(key.into_owned(), raw);
-            }
-        }
-        for (key, raw) in old.into_iter().flat_map(|old| old.fields()) {
-            if mission.field(&key).is_none() && is_equal(later.field(&key), Some(raw)) {
-                patch = patch.without(key.into_owned());
-            }
-        }
+        let patch = field_changes(old.map(fields), mission, &fields(later));
         if !patch.is_empty() {
             edits.patch_mission(id, patch);
         }
     }
     add_missing(changed, onto, &mut edits);
     edits
+}
+
+type Fields<'a> = HashMap<Cow<'a, str>, &'a str>;
+
+/// Collects the fields of a mission; of duplicates the last.
+fn fields(mission: MissionView<'_>) -> Fields<'_> {
+    mission.fields().collect()
+}
+
+fn field_changes(old: Option<Fields<'_>>, mission: MissionView<'_>, later: &Fields<'_>) -> MissionPatch {
+    let old = old.unwrap_or_default();
+    let now = fields(mission);
+    let mut patch = MissionPatch::new();
+    for (key, _) in mission.fields() {
+        let (old, now, later) = (old.get(&key), now.get(&key), later.get(&key));
+        if let Some(raw) = now.filter(|_| !is_equal(old, now) && is_equal(later, old)) {
+            patch.set.push((Cow::Owned(key.into_owned()), (*raw).to_owned()));
+        }
+    }
+    for (key, raw) in old {
+        if !now.contains_key(&key) && is_equal(later.get(&key), Some(&raw)) {
+            patch.remove.push(Cow::Owned(key.into_owned()));
+        }
+    }
+    patch
 }
 
 /// Returns what has to be laid over `onto` so that it also holds the missions, and the fields of missions, that only
@@ -58,8 +73,11 @@ pub fn union(other: &Document, onto: &Document) -> Edits {
         let Some(there) = onto.mission(&id) else {
             continue;
         };
-        let fields = mission.fields().filter(|(key, _)| there.field(key).is_none());
-        let patch = fields.fold(MissionPatch::new(), |patch, (key, raw)| patch.with(key.into_owned(), raw));
+        let there = fields(there);
+        let mut patch = MissionPatch::new();
+        for (key, raw) in mission.fields().filter(|(key, _)| !there.contains_key(key)) {
+            patch.set.push((Cow::Owned(key.into_owned()), raw.to_owned()));
+        }
         if !patch.is_empty() {
             edits.patch_mission(id, patch);
         }
@@ -90,7 +108,7 @@ fn add_missing(from: &Document, onto: &Document, edits: &mut Edits) {
     }
 }
 
-fn is_equal(left: Option<&str>, right: Option<&str>) -> bool {
+fn is_equal(left: Option<&&str>, right: Option<&&str>) -> bool {
     match (left, right) {
         (Some(left), Some(right)) => json::is_same(left, right),
         (None, None) => true,

@@ -30,8 +30,11 @@ pub const SESSION_FILE: &str = "session.json";
 /// Longest wait for another process of ours to finish its write.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A torn file is read again after this, doubling.
-pub(super) const FIRST_REREAD: Duration = Duration::from_millis(50);
+/// A torn file is read again after this, doubling up to [`LONGEST_REREAD`].
+pub(super) const FIRST_REREAD: Duration = Duration::from_millis(2);
+
+/// Longest time between two readings of a torn file.
+pub(super) const LONGEST_REREAD: Duration = Duration::from_millis(50);
 
 /// Longest wait for a torn file, or for another writer to close the file.
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(2);
@@ -185,13 +188,15 @@ impl UpdateError {
             | Self::Lock(LockError::Io { source, .. }) => source,
             Self::Read(_) | Self::Invalid { .. } => return None,
         };
-        match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Some("free some space; nothing was changed"),
-            Some(libc::EROFS) => Some("remount it writable, or start with --dry-run"),
-            Some(libc::EACCES | libc::EPERM) => {
-                Some("give this user write access to the directory and its files")
-            }
-            _ => None,
+        let kind = source.kind();
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            Some("free some space; nothing was changed")
+        } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+            Some("remount it writable, or start with --dry-run")
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Some("give this user write access to the directory and its files")
+        } else {
+            None
         }
     }
 }
@@ -514,7 +519,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, ReadError> {
 /// Reads and parses a file, again and again while it is torn.
 pub(super) fn load_settled(path: &Path) -> Result<Loaded, ReadError> {
     let mut last = None;
-    let settled = wait::until(FIRST_REREAD, WRITER_PATIENCE, WRITER_PATIENCE, || match load(path) {
+    let settled = wait::until(FIRST_REREAD, LONGEST_REREAD, WRITER_PATIENCE, || match load(path) {
         Err(error @ ReadError::Torn { .. }) => {
             last = Some(error);
             None

@@ -2,5 +2,8 @@
 
 use std::time::Duration;
 
+pub(crate) mod folder;
+pub(crate) mod role;
+
 /// How long a fact may take. Far more than any fact needs, so that only a missing one meets it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,5 @@
+//! The folder: sessions that others write too, writers that are killed, disks that are full.
+
+mod interleaving;
+pub(crate) mod stress;
+mod trouble;
