@@ -49,6 +49,9 @@ pub mod watcher;
 pub mod dispatcher;
 pub mod writeback;
 
+// The other end.
+pub mod executor;
+
 // The program around the stages.
 pub mod cli;
 pub mod telemetry;

@@ -1,0 +1,84 @@
+//! Edge: asks the system which processes there are.
+
+use crate::executor::process_identity::ProcessIdentity;
+
+/// Identifies the process that runs this code.
+pub fn own() -> ProcessIdentity {
+    let pid = std::process::id();
+    of(pid).unwrap_or_else(|| ProcessIdentity { pid, boot_id: boot_id(), process_start_time: 0 })
+}
+
+/// Identifies a running process; `None` when there is none of this number, or only its corpse.
+pub fn of(pid: u32) -> Option<ProcessIdentity> {
+    let process_start_time = start_time(pid)?;
+    Some(ProcessIdentity { pid, boot_id: boot_id(), process_start_time })
+}
+
+/// Says whether exactly this process still runs.
+pub fn is_alive(process: &ProcessIdentity) -> bool {
+    process.boot_id == boot_id() && start_time(process.pid) == Some(process.process_start_time)
+}
+
+#[cfg(target_os = "linux")]
+fn boot_id() -> String {
+    static BOOT_ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    BOOT_ID
+        .get_or_init(|| {
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .map(|text| text.trim().to_owned())
+                .unwrap_or_default()
+        })
+        .clone()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn boot_id() -> String {
+    String::new()
+}
+
+#[cfg(target_os = "linux")]
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = after_command(&stat)?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    // The state is field 3 of the line, the start time field 22.
+    if matches!(state, "Z" | "X" | "x") { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// Cuts off number and command of a `stat` line; the command may hold anything, parentheses included.
+#[cfg(target_os = "linux")]
+fn after_command(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')').map(|(_, rest)| rest)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_time(pid: u32) -> Option<u64> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    match rustix::process::test_kill_process(pid) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => Some(0),
+        Err(_gone) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_alive_until_it_ends_and_its_number_alone_is_not_enough() {
+        let own = own();
+        assert!(is_alive(&own));
+        let other = ProcessIdentity { process_start_time: own.process_start_time + 1, ..own.clone() };
+        assert!(!is_alive(&other));
+        let rebooted = ProcessIdentity { boot_id: "another".to_owned(), ..own };
+        assert!(!is_alive(&rebooted));
+
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let identity = of(child.id()).unwrap();
+        assert!(is_alive(&identity));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(&identity));
+    }
+}
