@@ -7,5 +7,6 @@
 )]
 
 mod session;
+mod provision;
 mod support;
 mod watcher;

@@ -158,12 +158,12 @@ impl Git {
             return Ok(output.stdout);
         }
         let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-        let mut message: String =
-            String::from_utf8_lossy(said).lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let said = String::from_utf8_lossy(said);
+        let lines: Vec<&str> = said.lines().map(str::trim).collect();
+        let mut message: String = lines.join("; ").chars().take(4000).collect();
         if message.is_empty() {
             message = output.status.to_string();
         }
-        message.truncate(message.floor_char_boundary(4000));
         Err(GitError::Failed { command, directory, message })
     }
 
@@ -186,9 +186,7 @@ impl Git {
 
     fn shown(&self) -> String {
         let words: Vec<_> = self.arguments.iter().map(|a| a.to_string_lossy()).collect();
-        let mut text = words.join(" ");
-        text.truncate(text.floor_char_boundary(200));
-        text
+        words.join(" ").chars().take(200).collect()
     }
 }
 

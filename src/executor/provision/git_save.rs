@@ -49,6 +49,14 @@ pub struct Saved {
 /// Git cannot tell: then the worktree must stay.
 pub async fn inspect(worktree: &Path, own_files: &[PathBuf]) -> Result<Work, GitError> {
     let mut work = Work::default();
+    if !private_directory(worktree).is_some_and(|directory| directory.is_dir()) {
+        // Git would answer for the repository around it.
+        return Err(GitError::Failed {
+            command: "status".to_owned(),
+            directory: worktree.to_owned(),
+            message: "its .git file is gone or leads nowhere, so git cannot tell what is in it".to_owned(),
+        });
+    }
     let status = git(
         worktree,
         ["status", "--porcelain=v1", "-z", "--untracked-files=all", "--ignore-submodules=none"],
@@ -174,9 +182,14 @@ async fn commit_changes(
 ) -> Result<Option<String>, GitError> {
     let index = TemporaryIndex::beside(worktree).await?;
     let with_index = |arguments: Vec<String>| git(worktree, arguments).env("GIT_INDEX_FILE", &index.path);
-    let mut add: Vec<String> = ["add", "--all", "--sparse", "--", ":/"].map(str::to_owned).to_vec();
-    add.extend(own_files.iter().map(|file| format!(":(top,exclude,literal){}", file.display())));
-    with_index(add).run().await?;
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    with_index(words(&["add", "--all", "--sparse", "--", ":/"])).run().await?;
+    if !own_files.is_empty() {
+        // Excluding them from the adding would fail where they are ignored.
+        let mut reset = words(&["reset", "--quiet", "--"]);
+        reset.extend(own_files.iter().map(|file| format!(":(top,literal){}", file.display())));
+        with_index(reset).run().await?;
+    }
     let tree = with_index(vec!["write-tree".to_owned()]).text().await?;
     if let Some(head) = head
         && git(worktree, ["rev-parse", &format!("{head}^{{tree}}")]).text().await? == tree

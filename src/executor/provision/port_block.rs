@@ -162,7 +162,8 @@ mod tests {
     use serde_json::json;
     use std::collections::BTreeSet;
 
-    fn layout(value: serde_json::Value) -> Result<Layout, PortError> {
+    fn layout(value: impl Into<serde_json::Value>) -> Result<Layout, PortError> {
+        let value = value.into();
         Layout::from_options(value.as_object().unwrap())
     }
 

@@ -144,7 +144,7 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
     port_lock::make_quiet_directory(&directory)
         .map_err(|source| port_lock::PortLockError::Io { path: directory.clone(), source })?;
     let name = options::string(options, "lockName")?;
-    if name.is_some_and(|name| name.contains(['/', '\0']) || !name.ends_with(".lock")) {
+    if name.is_some_and(|name| name.contains(['/', '\0']) || name.strip_suffix(".lock").is_none()) {
         return Err(Box::new(options::OptionError::new(
             "lockName",
             "must be a file name",

@@ -1,5 +1,7 @@
 //! What several behaviours need to be tried.
 
+pub(crate) mod repository;
+
 use std::time::Duration;
 
 pub(crate) mod folder;
