@@ -6,7 +6,7 @@
     reason = "a test that cannot go on must end loudly, helpers included, and says what it measured"
 )]
 
-mod session;
 mod provision;
+mod session;
 mod support;
 mod watcher;
