@@ -1,6 +1,9 @@
 //! Stage: the command line: a file per subcommand, and the exit codes.
 
+pub mod duration;
 pub mod exit;
+pub mod mc;
+pub mod nearest;
 pub mod output;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -49,6 +52,9 @@ pub enum LogFormat {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mission Control: queue missions in a folder and have them run
+    #[command(subcommand)]
+    Mc(mc::Mc),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -60,9 +66,9 @@ pub enum Command {
 ///
 /// # Errors
 /// Whatever stopped it, ready for [`exit::report`].
-#[expect(clippy::unused_async, reason = "the servers among the subcommands await")]
 pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
+        Command::Mc(verb) => mc::run(verb).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "aiwg-rs", &mut script);
