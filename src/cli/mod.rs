@@ -5,6 +5,7 @@ pub mod exit;
 pub mod mc;
 pub mod nearest;
 pub mod output;
+pub mod provision;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -55,6 +56,8 @@ pub enum Command {
     /// Mission Control: queue missions in a folder and have them run
     #[command(subcommand)]
     Mc(mc::Mc),
+    /// Lease worktrees and ports for a script or another tool
+    Provision(provision::ProvisionArguments),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -69,6 +72,7 @@ pub enum Command {
 pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
         Command::Mc(verb) => mc::run(verb).await,
+        Command::Provision(arguments) => provision::run(arguments).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "aiwg-rs", &mut script);

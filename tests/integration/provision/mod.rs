@@ -1,5 +1,6 @@
 //! Resources before work, given back in reverse.
 
+mod command;
 mod inventory;
 mod orchestrator;
 mod saved_work;
