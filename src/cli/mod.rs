@@ -1,4 +1,4 @@
-//! Stage: the command line: a file per subcommand, and the exit codes.
+//! Command: the command line: a file per subcommand, and the exit codes.
 
 pub mod duration;
 pub mod exit;
