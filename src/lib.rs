@@ -47,10 +47,15 @@ pub mod watcher;
 
 // The bridge, in the order of the flow.
 pub mod dispatcher;
+pub mod events;
 pub mod writeback;
 
 // The other end.
 pub mod executor;
+
+// The stages wired together.
+pub mod bridge;
+pub mod dry_run;
 
 // The program around the stages.
 pub mod cli;

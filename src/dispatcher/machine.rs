@@ -556,3 +556,258 @@ pub fn judge(config: &Config, status: u16, attempts: u32, retry_after: Option<Du
     }
     Verdict::Again(config.retry.delay_after(attempts, retry_after, u64::from(attempts)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::MissionId;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn key(n: usize) -> MissionKey {
+        MissionKey {
+            session: SessionId::new("s").unwrap(),
+            mission: MissionId::new(format!("m{n}")).unwrap(),
+        }
+    }
+
+    fn offers(count: usize) -> Vec<Offer> {
+        let offer =
+            |n| Offer { mission: key(n).mission, priority: Priority::Normal, created_at: None, index: n };
+        (0..count).map(offer).collect()
+    }
+
+    fn dispatch(attempt: u32) -> Dispatch {
+        Dispatch {
+            wire_session: "s".to_owned(),
+            mission: "{}".to_owned(),
+            idempotency_key: "k".to_owned(),
+            attempt,
+        }
+    }
+
+    fn begun(effects: &[Effect]) -> Vec<MissionKey> {
+        let begin = |effect: &Effect| {
+            if let Effect::Tell(Order::Begin { key }) = effect { Some(key.clone()) } else { None }
+        };
+        effects.iter().filter_map(begin).collect()
+    }
+
+    struct Clock {
+        start: Instant,
+        millis: u64,
+    }
+
+    impl Clock {
+        fn new() -> Self {
+            Self { start: Instant::now(), millis: 0 }
+        }
+
+        fn now(&self) -> Now {
+            let passed = Duration::from_millis(self.millis);
+            Now { instant: self.start + passed, wall: Timestamp::from_millis(1_000_000).plus(passed) }
+        }
+    }
+
+    fn machine(count: usize) -> (Machine, Clock) {
+        let mut machine = Machine::new(Config { max_in_flight: 3, ..Config::default() }, 1);
+        machine.on_offers(&key(0).session, offers(count));
+        (machine, Clock::new())
+    }
+
+    fn refused(status: u16, retry_after: Option<u64>) -> Outcome {
+        Outcome::Refused {
+            status,
+            retry_after: retry_after.map(Duration::from_secs),
+            message: "no".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_answer_is_judged_as_the_table_says() {
+        use FailureReason as R;
+        let config = Config::default();
+        let after = Some(Duration::from_secs(7));
+        for (status, reason) in [
+            (400, R::InvalidRequest),
+            (401, R::Unauthorized),
+            (403, R::Unauthorized),
+            (404, R::ExecutorNotFound),
+            (409, R::IdempotencyConflict),
+            (418, R::ClientError),
+            (422, R::IdempotencyKeyReused),
+            (302, R::DispatchError),
+        ] {
+            assert_eq!(judge(&config, status, 1, None), Verdict::Fail(reason), "{status}");
+        }
+        for (status, last) in [
+            (408, R::ClientError),
+            (425, R::ClientError),
+            (429, R::ClientError),
+            (500, R::DispatchError),
+            (503, R::NoExecutorAvailable),
+        ] {
+            assert_eq!(
+                judge(&config, status, 1, None),
+                Verdict::Again(Duration::from_millis(500)),
+                "{status}"
+            );
+            assert_eq!(judge(&config, status, 2, after), Verdict::Again(Duration::from_secs(7)), "{status}");
+            assert_eq!(judge(&config, status, 5, after), Verdict::Fail(last), "{status}");
+        }
+        assert_eq!(judge(&config, 409, 1, after), Verdict::Again(Duration::from_secs(7)));
+        let hold = Config { on_no_executor: OnNoExecutor::Hold, ..Config::default() };
+        assert_eq!(judge(&hold, 503, 50, None), Verdict::Again(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn an_absent_registry_costs_nobody_an_attempt_and_one_probe_brings_everyone_back() {
+        let (mut machine, mut clock) = machine(5);
+        let started = begun(&machine.advance(clock.now()));
+        assert_eq!(started.len(), 3);
+        for key in &started {
+            assert!(matches!(
+                machine.on_begun(key.clone(), dispatch(1), clock.now())[..],
+                [Effect::Send { .. }]
+            ));
+        }
+        let mut away = 0;
+        for key in started {
+            let effects =
+                machine.on_outcome(key, Outcome::Unreachable { cause: "refused".to_owned() }, clock.now());
+            away += effects.iter().filter(|e| matches!(e, Effect::Away { .. })).count();
+            assert!(effects.iter().any(|e| matches!(e, Effect::Tell(Order::Unsent { .. }))));
+        }
+        assert_eq!(away, 1);
+        assert!(machine.advance(clock.now()).is_empty());
+        assert_eq!((machine.queued(), machine.in_flight()), (5, 0));
+        clock.millis = 250;
+        assert!(matches!(machine.advance(clock.now())[..], [Effect::Probe]));
+        assert!(machine.advance(clock.now()).is_empty());
+        assert!(matches!(machine.on_probed(None, clock.now())[..], [Effect::Back { .. }]));
+        assert_eq!(begun(&machine.advance(clock.now())).len(), 3);
+    }
+
+    #[test]
+    fn an_uncertain_request_is_asked_about_and_sent_again_only_after_the_grace() {
+        let (mut machine, mut clock) = machine(1);
+        let key = begun(&machine.advance(clock.now())).remove(0);
+        let _send = machine.on_begun(key.clone(), dispatch(1), clock.now());
+        let _away =
+            machine.on_outcome(key.clone(), Outcome::Uncertain { cause: "reset".to_owned() }, clock.now());
+        clock.millis = 250;
+        assert!(matches!(machine.advance(clock.now())[..], [Effect::Probe]));
+        let _back = machine.on_probed(None, clock.now());
+        assert!(matches!(machine.advance(clock.now())[..], [Effect::Ask { .. }]));
+        assert!(machine.on_asked(key.clone(), Asked::NotKnown, clock.now()).is_empty());
+        assert!(machine.advance(clock.now()).is_empty(), "it may still be on its way");
+        clock.millis = 2100;
+        assert!(matches!(machine.advance(clock.now())[..], [Effect::Ask { .. }]));
+        assert!(matches!(
+            machine.on_asked(key.clone(), Asked::NotKnown, clock.now())[..],
+            [Effect::Tell(Order::Unsent { .. })]
+        ));
+        assert_eq!(begun(&machine.advance(clock.now())), [key]);
+    }
+
+    #[test]
+    fn one_that_the_registry_knows_is_not_sent_again() {
+        let (mut machine, clock) = machine(0);
+        machine.on_uncertain(key(7), 1, clock.now().wall, clock.now());
+        assert!(matches!(machine.advance(clock.now())[..], [Effect::Ask { .. }]));
+        let effects = machine.on_asked(key(7), Asked::Known { executor: None }, clock.now());
+        assert!(matches!(effects[..], [Effect::Tell(Order::Assigned { .. })]));
+        assert!(machine.is_idle());
+    }
+
+    #[test]
+    fn waiting_costs_no_slot_and_ends_when_its_time_has_come() {
+        let (mut machine, mut clock) = machine(4);
+        for key in begun(&machine.advance(clock.now())) {
+            let _send = machine.on_begun(key.clone(), dispatch(1), clock.now());
+            assert!(machine.on_outcome(key, refused(503, Some(9)), clock.now()).is_empty());
+        }
+        assert_eq!(begun(&machine.advance(clock.now())), [key(3)]);
+        assert_eq!(machine.delays().count(), 3);
+        clock.millis = 8999;
+        assert!(machine.advance(clock.now()).is_empty());
+        assert_eq!(machine.next_wakeup(), Some(clock.start + Duration::from_secs(9)));
+        clock.millis = 9000;
+        assert_eq!(begun(&machine.advance(clock.now())).len(), 2);
+    }
+
+    proptest! {
+        /// Under any sequence of answers: never more slots than allowed, never one mission open twice, never an accepted
+        /// one sent again, and in the end every mission is accepted or failed.
+        #[test]
+        fn every_mission_is_answered_for_exactly_once(
+            answers in proptest::collection::vec(0..8_u8, 0..120), count in 1..12_usize
+        ) {
+            let (mut machine, mut clock) = machine(count);
+            let mut answers = answers.into_iter();
+            let mut open: Vec<MissionKey> = Vec::new();
+            let mut asking: Vec<MissionKey> = Vec::new();
+            let mut attempts: HashMap<MissionKey, u32> = HashMap::new();
+            let mut known: HashSet<MissionKey> = HashSet::new();
+            let mut ended: HashSet<MissionKey> = HashSet::new();
+            let mut pending: Vec<Effect> = Vec::new();
+            for _round in 0..2000 {
+                pending.extend(machine.advance(clock.now()));
+                prop_assert!(machine.in_flight() <= 3);
+                for effect in std::mem::take(&mut pending) {
+                    match effect {
+                        Effect::Tell(Order::Begin { key }) => {
+                            prop_assert!(!ended.contains(&key) && !open.contains(&key));
+                            let attempt = attempts.entry(key.clone()).or_default();
+                            *attempt += 1;
+                            pending.extend(machine.on_begun(key, dispatch(*attempt), clock.now()));
+                        }
+                        Effect::Tell(Order::Unsent { key }) => *attempts.entry(key).or_insert(1) -= 1,
+                        Effect::Tell(Order::Assigned { key, .. }) => prop_assert!(ended.insert(key)),
+                        Effect::Tell(Order::Failed { key, .. }) => prop_assert!(ended.insert(key)),
+                        Effect::Send { key, .. } => {
+                            prop_assert!(!known.contains(&key), "sent although the registry has it");
+                            prop_assert!(!open.contains(&key));
+                            open.push(key);
+                        }
+                        Effect::Ask { key } => asking.push(key),
+                        Effect::Probe => {
+                            let cause = (answers.next().unwrap_or(0) == 3).then(|| "refused".to_owned());
+                            pending.extend(machine.on_probed(cause, clock.now()));
+                        }
+                        Effect::Away { .. } | Effect::Back { .. } | Effect::Tell(Order::Known { .. } | Order::Steered { .. }) => {}
+                    }
+                }
+                if let Some(key) = open.pop() {
+                    let outcome = match answers.next().unwrap_or(0) {
+                        1 => refused(503, None),
+                        2 => refused(500, Some(1)),
+                        3 => Outcome::Unreachable { cause: "refused".to_owned() },
+                        4 => Outcome::Uncertain { cause: "reset".to_owned() },
+                        5 => {
+                            known.insert(key.clone());
+                            Outcome::Uncertain { cause: "reset".to_owned() }
+                        }
+                        6 => refused(400, None),
+                        _ => Outcome::Accepted { executor: None, estimated_start: None },
+                    };
+                    pending.extend(machine.on_outcome(key, outcome, clock.now()));
+                }
+                if let Some(key) = asking.pop() {
+                    let asked = if known.contains(&key) { Asked::Known { executor: None } } else { Asked::NotKnown };
+                    pending.extend(machine.on_asked(key, asked, clock.now()));
+                }
+                if let Some(wake) = machine.next_wakeup() {
+                    prop_assert!(wake >= clock.start);
+                }
+                clock.millis += 100;
+                if ended.len() == count && pending.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(ended.len(), count);
+            prop_assert!(machine.is_idle());
+            prop_assert_eq!(machine.in_flight(), 0);
+        }
+    }
+}

@@ -68,6 +68,8 @@ pub struct Held {
     pub wish: Option<Wish>,
     /// The registry refused what the file asks for: the file is to show the truth again.
     pub overruled: bool,
+    /// The file lacked something of ours when it was last read.
+    pub lacking: bool,
     /// The states this run has been in, one bit each.
     been: u16,
     seen: VecDeque<u64>,
@@ -106,6 +108,7 @@ impl Held {
             fields: Vec::new(),
             wish: None,
             overruled: false,
+            lacking: false,
             been: bit(MissionState::Queued),
             seen: VecDeque::new(),
         }
@@ -135,7 +138,10 @@ impl Held {
 
     /// Says whether the file lacks something that we know.
     pub fn is_dirty(&self) -> bool {
-        self.overruled || self.shown != Some(self.state) || self.fields.iter().any(|field| field.dirty)
+        self.overruled
+            || self.lacking
+            || self.shown != Some(self.state)
+            || self.fields.iter().any(|field| field.dirty)
     }
 
     /// Returns our value of `key`.
@@ -293,6 +299,7 @@ impl Held {
     pub fn written(&mut self) {
         self.shown = Some(self.state);
         self.overruled = false;
+        self.lacking = false;
         for field in &mut self.fields {
             field.dirty = false;
         }
@@ -331,6 +338,11 @@ impl Ledger {
     /// Returns what is known of `mission`, to change it without making it a candidate for writing.
     pub fn get_quietly(&mut self, mission: &str) -> Option<&mut Held> {
         self.held.get_mut(mission)
+    }
+
+    /// Makes `mission` a candidate for writing.
+    pub fn mark(&mut self, mission: MissionId) {
+        self.dirty.insert(mission);
     }
 
     /// Adds or replaces what is known of `mission`.

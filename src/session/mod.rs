@@ -3,6 +3,7 @@
 pub mod document;
 mod exchange;
 pub mod journal;
+pub mod journal_file;
 pub mod json;
 pub mod ledger;
 pub mod messages;

@@ -10,7 +10,6 @@
 //! A desk is dropped when nothing in its session is queued or live, and made again from the journal when something is.
 
 use super::merge::{Findings, Problem, Scope, reconcile};
-use crate::disk::append::{LineFile, tail};
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::event::{Body, Envelope, MissionEvent};
 use crate::domain::file::FileIdentity;
@@ -22,15 +21,13 @@ use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
 use crate::session::document::Document;
 use crate::session::journal::{self, Line};
+use crate::session::journal_file;
 use crate::session::ledger::{Applied, Held, Ledger, Phase};
 use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Steered, Wish};
 use crate::session::store::{ReadError, SessionStore, UpdateError};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// The journal is rotated above this size. 64 MiB is read back in well under a second.
-const ROTATE_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Something that happened, for one session.
 #[derive(Debug)]
@@ -46,6 +43,8 @@ pub enum Update {
 /// What is to be done at the desk.
 #[derive(Debug, Default)]
 pub struct Job {
+    /// A bridge before us may have been killed while it wrote here.
+    pub recover: bool,
     /// The file may have changed.
     pub look: bool,
     /// Missions to be claimed for dispatch.
@@ -74,17 +73,6 @@ pub struct Unreadable {
     pub message: String,
 }
 
-/// What a session is like after a job.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Summary {
-    /// Missions by state, in the order of [`MissionState::ALL`].
-    pub counts: [usize; MissionState::ALL.len()],
-    /// Whether the session dispatches.
-    pub state: SessionState,
-    /// Missions that cannot be used.
-    pub problems: Vec<Problem>,
-}
-
 /// What a job did.
 #[derive(Debug, Default)]
 pub struct Done {
@@ -100,8 +88,8 @@ pub struct Done {
     pub follow: Vec<(MissionId, Option<ExecutorId>)>,
     /// Missions that have ended.
     pub unfollow: Vec<MissionId>,
-    /// The new summary, when the document was looked at.
-    pub summary: Option<Summary>,
+    /// Missions that cannot be used, when the document was looked at.
+    pub problems: Option<Vec<Problem>>,
     /// The file was written, and this many bytes of it.
     pub written_bytes: Option<u64>,
     /// The file lacks something that the ledger knows, and whether only progress is lacking.
@@ -162,6 +150,9 @@ impl Desk {
     pub fn work(&mut self, room: &Room, job: Job) -> Done {
         let mut done = Done { looked: job.look, ..Done::default() };
         let mut lines = Vec::new();
+        if job.recover {
+            self.recover(room);
+        }
         if job.look || self.document.is_none() {
             self.look(room, &mut lines, &mut done);
         }
@@ -204,6 +195,21 @@ impl Desk {
         !self.offered && !self.ledger.as_ref().is_some_and(busy)
     }
 
+    /// Puts in order what a killed writer left beside the file.
+    fn recover(&self, room: &Room) {
+        match room.store.recover(&self.session) {
+            Ok(recovered) if recovered.removed > 0 || !recovered.torn.is_empty() => tracing::info!(
+                session.id = %self.session, removed = recovered.removed, merged = recovered.merged,
+                "put in order what a killed writer left behind"
+            ),
+            Ok(_nothing) => {}
+            Err(error) => tracing::warn!(
+                session.id = %self.session, error = with_causes(&error),
+                "what a killed writer left behind could not be put in order; it stays where it is"
+            ),
+        }
+    }
+
     /// Reads the file if it is not the one we know, and finds out what it asks for.
     fn look(&mut self, room: &Room, lines: &mut Vec<u8>, done: &mut Done) {
         let identity = room.store.identity(&self.session).ok().flatten();
@@ -231,7 +237,7 @@ impl Desk {
         self.document = Some(Arc::clone(&document));
         if self.ledger.is_none() && document.missions().all(|m| is_ended(m.string("status").as_deref())) {
             // Nothing to do here, and so no reason to read the journal.
-            done.summary = Some(summary_of(&document));
+            done.problems = Some(Vec::new());
             if std::mem::take(&mut self.offered) {
                 tell(room, News::Offers { session: self.session.clone(), missions: Vec::new() });
             }
@@ -244,18 +250,11 @@ impl Desk {
             done.owed = Some(Owed::State);
             self.progress_only = false;
         }
-        self.act_on(room, findings, &document, lines, done);
+        self.act_on(room, findings, lines, done);
     }
 
     /// What a whole document asks for, once it is in the ledger.
-    fn act_on(
-        &mut self,
-        room: &Room,
-        findings: Findings,
-        document: &Document,
-        lines: &mut Vec<u8>,
-        done: &mut Done,
-    ) {
+    fn act_on(&mut self, room: &Room, findings: Findings, lines: &mut Vec<u8>, done: &mut Done) {
         let at = clock::wall();
         let session = &self.session;
         for (mission_id, run, attempts) in findings.requeued {
@@ -292,8 +291,7 @@ impl Desk {
         for (mission, wish) in findings.wishes {
             self.pass_on(room, mission, wish, lines);
         }
-        let state = SessionState::from_file(document.session_str("state").as_deref());
-        done.summary = Some(Summary { counts: findings.counts, state, problems: findings.problems });
+        done.problems = Some(findings.problems);
         self.offer(room, findings.offers);
     }
 
@@ -327,17 +325,10 @@ impl Desk {
         if self.ledger.is_some() {
             return;
         }
-        let mut ledger = Ledger::default();
-        match tail(&room.store.log_file(&self.session), ROTATE_ABOVE_BYTES * 2) {
-            Ok(tail) => {
-                for line in &tail.lines {
-                    journal::fold(&mut ledger, line);
-                }
-            }
-            Err(error) => {
-                tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be read; relying on session.json alone");
-            }
-        }
+        let ledger = journal_file::read(&room.store.log_file(&self.session)).unwrap_or_else(|error| {
+            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be read; relying on session.json alone");
+            Ledger::default()
+        });
         for (mission, held) in ledger.iter() {
             match held.phase {
                 Phase::Claimed => tell(
@@ -577,10 +568,8 @@ impl Desk {
         if lines.is_empty() {
             return;
         }
-        let Ok(text) = std::str::from_utf8(lines) else { return };
         let policy = if durable { room.fsync } else { FsyncPolicy::Never };
-        let mut file = LineFile::new(room.store.log_file(&self.session), policy);
-        if let Err(error) = file.append(text.lines()) {
+        if let Err(error) = journal_file::append(&room.store.log_file(&self.session), lines, policy) {
             tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be written");
         }
     }
@@ -610,7 +599,7 @@ impl Desk {
                 done.written_bytes = updated.wrote.then_some(updated.bytes_written);
                 done.owed = None;
                 for findings in found {
-                    self.act_on(room, findings, &updated.document, &mut lines, done);
+                    self.act_on(room, findings, &mut lines, done);
                 }
             }
             Err(UpdateError::Read(ReadError::Missing { .. })) => {
@@ -633,20 +622,9 @@ impl Desk {
 
     fn rotate(&self, room: &Room) {
         let Some(ledger) = &self.ledger else { return };
-        let mut file = LineFile::new(room.store.log_file(&self.session), room.fsync);
-        match file.size_bytes() {
-            Ok(size) if size > ROTATE_ABOVE_BYTES => {}
-            Ok(_) | Err(_) => return,
-        }
-        let at = clock::wall();
-        let mut line = Vec::new();
-        Line::carried(at, ledger).write(&mut line);
-        let name = format!("log.{}.jsonl", at.to_string().replace(':', ""));
-        let rotated = file.rotate(&name).and_then(|_old| {
-            let text = std::str::from_utf8(&line).unwrap_or_default();
-            file.append(text.lines())
-        });
-        if let Err(error) = rotated {
+        if let Err(error) =
+            journal_file::rotate(&room.store.log_file(&self.session), ledger, clock::wall(), room.fsync)
+        {
             tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be rotated");
         }
     }
@@ -661,21 +639,6 @@ fn tell(room: &Room, news: News) {
 
 fn is_ended(status: Option<&str>) -> bool {
     status.and_then(|text| MissionState::parse(text).ok()).is_some_and(MissionState::is_terminal)
-}
-
-fn summary_of(document: &Document) -> Summary {
-    let mut summary = Summary {
-        state: SessionState::from_file(document.session_str("state").as_deref()),
-        ..Summary::default()
-    };
-    for mission in document.missions() {
-        let state = mission.string("status").and_then(|text| MissionState::parse(&text).ok());
-        let place = state.and_then(|s| MissionState::ALL.iter().position(|x| *x == s));
-        if let Some(count) = place.and_then(|index| summary.counts.get_mut(index)) {
-            *count += 1;
-        }
-    }
-    summary
 }
 
 /// A claimed mission that the file no longer wants: the claim goes.

@@ -72,8 +72,6 @@ pub struct Findings {
     pub gone: Vec<MissionId>,
     /// What cannot be used.
     pub problems: Vec<Problem>,
-    /// How many missions stand in each state, in the order of [`MissionState::ALL`].
-    pub counts: [usize; MissionState::ALL.len()],
 }
 
 /// Keys that belong to one run; `loop` and `lastAction` are shared with other programs and stay.
@@ -169,7 +167,7 @@ pub fn reconcile(document: &Document, ledger: &mut Ledger, scope: Scope, at: Tim
                     (document.mission(mission.as_str()), ledger.get_quietly(mission.as_str()))
                 {
                     let said = view.string("status").and_then(|text| MissionState::parse(&text).ok());
-                    settle(&view, &mission, held, said, &mut edits, &mut findings);
+                    held.lacking |= settle(&view, &mission, held, said, &mut edits, &mut findings);
                 }
             }
         }
@@ -221,20 +219,17 @@ fn inspect(
             None
         }
     };
-    if let Some(count) = said
-        .and_then(|s| MissionState::ALL.iter().position(|x| *x == s))
-        .and_then(|i| findings.counts.get_mut(i))
-    {
-        *count += 1;
-    }
     if ledger.get(&id).is_none() {
         let Some(state) = said else { return };
         if !meet(&view, &mission, state, ledger, findings) {
             return;
         }
     }
-    if let Some(held) = ledger.get_quietly(&id) {
-        settle(&view, &mission, held, said, edits, findings);
+    if let Some(held) = ledger.get_quietly(&id)
+        && settle(&view, &mission, held, said, edits, findings)
+    {
+        held.lacking = true;
+        ledger.mark(mission);
     }
 }
 
@@ -294,7 +289,7 @@ fn offer(view: &MissionView<'_>, mission: &MissionId, findings: &mut Findings) {
     });
 }
 
-/// A mission that the ledger knows.
+/// A mission that the ledger knows. Returns whether the file lacks something of it.
 fn settle(
     view: &MissionView<'_>,
     mission: &MissionId,
@@ -302,7 +297,7 @@ fn settle(
     said: Option<MissionState>,
     edits: &mut Edits,
     findings: &mut Findings,
-) {
+) -> bool {
     let verdict = match held.phase {
         Phase::Waiting => waiting(view, mission, held, said, findings),
         Phase::Claimed | Phase::Accepted => live(view, mission, held, said, findings),
@@ -312,7 +307,7 @@ fn settle(
         held.shown = said;
     }
     let patch = match verdict {
-        Verdict::Leave => return,
+        Verdict::Leave => return false,
         Verdict::Fields => fields(view, held, false),
         Verdict::Status => status(fields(view, held, false), held, said),
         Verdict::PutBack => {
@@ -320,9 +315,11 @@ fn settle(
             status(fields(view, held, true), held, said)
         }
     };
-    if !patch.is_empty() {
+    let lacking = !patch.is_empty();
+    if lacking {
         edits.patch_mission(mission.as_str(), patch);
     }
+    lacking
 }
 
 enum Verdict {
@@ -523,4 +520,331 @@ fn fields(view: &MissionView<'_>, held: &Held, all: bool) -> MissionPatch {
         }
     }
     patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::MissionEvent;
+    use crate::domain::lifecycle::Happening;
+    use crate::session::ledger::Applied;
+    use proptest::prelude::*;
+
+    const AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn document(mission: &str) -> Document {
+        Document::parse(format!("{{\"id\":\"s\",\"missions\":[{mission}]}}")).unwrap()
+    }
+
+    fn again(document: &Document) -> Document {
+        Document::parse(document.bytes().to_vec()).unwrap()
+    }
+
+    fn id() -> MissionId {
+        MissionId::new("m").unwrap()
+    }
+
+    /// Lets the file say what the ledger says, as the desk does.
+    fn write(document: &Document, ledger: &mut Ledger) -> (Document, Findings) {
+        let (edits, findings) = reconcile(document, ledger, Scope::Everything, AT);
+        ledger.settled();
+        let text = document.apply(&edits).unwrap_or_else(|| document.bytes().to_vec());
+        (Document::parse(text).unwrap(), findings)
+    }
+
+    fn status(document: &Document) -> String {
+        document.mission("m").unwrap().string("status").unwrap().into_owned()
+    }
+
+    fn started() -> MissionEvent {
+        MissionEvent::Started { agent_runtime: Some("shell".to_owned()), pty_session_id: None }
+    }
+
+    fn completed() -> MissionEvent {
+        MissionEvent::Completed {
+            exit_code: Some(0),
+            tokens_total: None,
+            summary: Some("ok".to_owned()),
+            artifacts: vec![],
+        }
+    }
+
+    fn happen(ledger: &mut Ledger, event: &MissionEvent, millis: i64) -> Applied {
+        let digest = u64::try_from(millis).unwrap();
+        ledger.get_mut(&id()).unwrap().happened(
+            event,
+            Some("e"),
+            AT.plus(std::time::Duration::from_millis(digest)),
+            digest,
+        )
+    }
+
+    /// A mission that was sent and accepted, and the file that says so.
+    fn assigned() -> (Document, Ledger) {
+        let mut ledger = Ledger::default();
+        let file = document(r#"{"id":"m","objective":"o","status":"queued","theirs":1}"#);
+        let (_edits, findings) = reconcile(&file, &mut ledger, Scope::Everything, AT);
+        assert_eq!(findings.offers.len(), 1);
+        ledger.hold(id()).claim(AT);
+        ledger.get_mut(&id()).unwrap().assigned(Some("e"), None, AT);
+        let (file, _) = write(&file, &mut ledger);
+        assert_eq!(status(&file), "assigned");
+        (file, ledger)
+    }
+
+    fn running() -> (Document, Ledger) {
+        let (file, mut ledger) = assigned();
+        assert_eq!(happen(&mut ledger, &started(), 10), Applied::Moved);
+        let (file, _) = write(&file, &mut ledger);
+        (file, ledger)
+    }
+
+    fn with_status(file: &Document, said: &str) -> Document {
+        let mut edits = Edits::new();
+        edits.patch_mission("m", MissionPatch::new().with_str("status", said));
+        Document::parse(file.apply(&edits).unwrap_or_else(|| file.bytes().to_vec())).unwrap()
+    }
+
+    #[test]
+    fn an_old_copy_is_put_back_with_everything_of_ours_and_nothing_of_theirs_is_lost() {
+        let queued = document(r#"{"id":"m","objective":"o","status":"queued","theirs":2}"#);
+        let (file, mut ledger) = running();
+        let assigned_copy = assigned().0;
+        for old in [queued, assigned_copy] {
+            let (restored, findings) = write(&old, &mut ledger);
+            assert_eq!(findings.restored, [id()]);
+            assert!(findings.wishes.is_empty() && findings.offers.is_empty() && findings.requeued.is_empty());
+            assert_eq!(status(&restored), "running");
+            for key in ["executorId", "dispatchedAt", "dispatchAttempts", "startedAt", "agentRuntime"] {
+                let (ours, theirs) = (file.mission("m").unwrap(), restored.mission("m").unwrap());
+                assert_eq!(ours.field(key), theirs.field(key), "{key}");
+            }
+            assert_eq!(
+                restored.mission("m").unwrap().field("theirs"),
+                old.mission("m").unwrap().field("theirs")
+            );
+        }
+    }
+
+    #[test]
+    fn an_ended_mission_never_runs_again_by_an_old_copy() {
+        let (file, mut ledger) = running();
+        assert_eq!(happen(&mut ledger, &completed(), 20), Applied::Moved);
+        let (done, _) = write(&file, &mut ledger);
+        assert_eq!(status(&done), "done");
+        let queued = document(r#"{"id":"m","objective":"o","status":"queued"}"#);
+        for old in [queued, file] {
+            let (restored, findings) = write(&old, &mut ledger);
+            assert!(findings.offers.is_empty());
+            assert_eq!(status(&restored), "done");
+            assert_eq!(restored.mission("m").unwrap().field("exitCode"), Some("0"));
+        }
+    }
+
+    #[test]
+    fn an_ended_mission_that_is_queued_again_begins_a_new_run() {
+        let (file, mut ledger) = running();
+        let failed =
+            MissionEvent::Failed { reason: None, error: None, exit_code: Some(3), tokens_total: None };
+        assert_eq!(happen(&mut ledger, &failed, 20), Applied::Moved);
+        let (file, _) = write(&file, &mut ledger);
+        let (again, findings) = write(&with_status(&file, "queued"), &mut ledger);
+        assert_eq!(findings.offers.len(), 1);
+        assert_eq!(findings.requeued.len(), 1);
+        let view = again.mission("m").unwrap();
+        assert_eq!(status(&again), "queued");
+        assert!(view.field("exitCode").is_none() && view.field("dispatchAttempts").is_none());
+        assert_eq!(view.field("theirs"), Some("1"));
+        let attempts: serde_json::Value = serde_json::from_str(view.field("attempts").unwrap()).unwrap();
+        assert_eq!(attempts[0]["exitCode"], 3);
+        assert_eq!(attempts[0]["status"], "failed");
+        let held = ledger.get("m").unwrap();
+        assert_eq!(held.idempotency_key(&id()), "m#2");
+        // The copy from before is an old one now, not a second wish to run it.
+        let (still, findings) = write(&with_status(&file, "failed"), &mut ledger);
+        assert_eq!(status(&still), "queued");
+        assert_eq!(findings.requeued.len(), 0);
+        let (_, findings) = write(&still, &mut ledger);
+        assert_eq!((findings.offers.len(), findings.requeued.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_new_run_survives_a_crash_on_either_side_of_its_write() {
+        let (file, mut ledger) = running();
+        assert_eq!(happen(&mut ledger, &completed(), 20), Applied::Moved);
+        let (file, _) = write(&file, &mut ledger);
+        let before = ledger.clone();
+        let (again, _) = write(&with_status(&file, "queued"), &mut ledger);
+        // Killed after the file was written, before the journal line: the ledger still says done.
+        let mut forgetful = before;
+        let (file, findings) = write(&again, &mut forgetful);
+        assert_eq!(status(&file), "queued");
+        assert_eq!(findings.offers.len(), 1);
+        assert_eq!(forgetful.get("m").unwrap().run, 2);
+    }
+
+    #[test]
+    fn edits_of_a_live_mission_are_wishes_and_each_is_told_once() {
+        let (file, mut ledger) = running();
+        let paused = with_status(&file, "paused");
+        let (after, findings) = write(&paused, &mut ledger);
+        assert_eq!(findings.wishes, [(id(), Wish::Pause)]);
+        assert_eq!(status(&after), "paused");
+        let (after, findings) = write(&after, &mut ledger);
+        assert!(findings.wishes.is_empty());
+        assert_eq!(happen(&mut ledger, &MissionEvent::Paused { reason: None }, 30), Applied::Moved);
+        let (after, findings) = write(&after, &mut ledger);
+        assert!(findings.wishes.is_empty() && after.mission("m").unwrap().field("pausedAt").is_some());
+        let (after, findings) = write(&with_status(&after, "running"), &mut ledger);
+        assert_eq!(findings.wishes, [(id(), Wish::Resume)]);
+        let resumed = MissionEvent::Resumed { resumed_from: Some(MissionState::Paused) };
+        assert_eq!(happen(&mut ledger, &resumed, 40), Applied::Moved);
+        let (after, _) = write(&after, &mut ledger);
+        assert_eq!(status(&after), "running");
+        let (after, findings) = write(&with_status(&after, "aborted"), &mut ledger);
+        assert_eq!(findings.wishes, [(id(), Wish::Abort)]);
+        assert_eq!(status(&after), "aborted");
+        assert_eq!(happen(&mut ledger, &completed(), 50), Applied::Moved, "the executor was faster");
+        let (after, _) = write(&after, &mut ledger);
+        assert_eq!(status(&after), "done");
+    }
+
+    #[test]
+    fn a_pause_that_was_already_undone_is_an_old_copy() {
+        let (file, mut ledger) = running();
+        assert_eq!(happen(&mut ledger, &MissionEvent::Paused { reason: None }, 30), Applied::Moved);
+        let (paused, _) = write(&file, &mut ledger);
+        assert_eq!(happen(&mut ledger, &MissionEvent::Resumed { resumed_from: None }, 40), Applied::Moved);
+        let (_, _) = write(&paused, &mut ledger);
+        let (after, findings) = write(&paused, &mut ledger);
+        assert_eq!(status(&after), "running");
+        assert!(findings.wishes.is_empty(), "{findings:?}");
+    }
+
+    #[test]
+    fn an_answer_belongs_to_its_question() {
+        let (file, mut ledger) = running();
+        let asks = |hitl: &str| MissionEvent::HitlRequired {
+            hitl_id: crate::domain::id::HitlId::new(hitl).unwrap(),
+            prompt: "sure?".to_owned(),
+            context: None,
+            expires_at: None,
+        };
+        assert_eq!(happen(&mut ledger, &asks("h1"), 30), Applied::Moved);
+        let (file, _) = write(&file, &mut ledger);
+        assert_eq!(status(&file), "hitl_required");
+        let mut edits = Edits::new();
+        edits.patch_mission("m", MissionPatch::new().with_str("hitlResponse", "yes"));
+        let answered = Document::parse(file.apply(&edits).unwrap()).unwrap();
+        let (after, findings) = write(&answered, &mut ledger);
+        let wish = Wish::Answer { hitl_id: "h1".to_owned(), response: "yes".to_owned() };
+        assert_eq!(findings.wishes, [(id(), wish)]);
+        assert_eq!(after.mission("m").unwrap().string("hitlResponse").as_deref(), Some("yes"));
+        let responded = MissionEvent::HitlResponded {
+            hitl_id: crate::domain::id::HitlId::new("h1").unwrap(),
+            response: "yes".to_owned(),
+            responded_at: None,
+        };
+        assert_eq!(happen(&mut ledger, &responded, 40), Applied::Moved);
+        let (after, findings) = write(&after, &mut ledger);
+        assert!(findings.wishes.is_empty());
+        assert_eq!(happen(&mut ledger, &asks("h2"), 50), Applied::Moved);
+        let (after, findings) = write(&after, &mut ledger);
+        assert!(findings.wishes.is_empty(), "the answer was to the first question");
+        assert_eq!(after.mission("m").unwrap().field("hitlResponse"), Some("null"));
+    }
+
+    #[test]
+    fn unusable_missions_are_named_and_the_rest_goes_on() {
+        let file = document(
+            r#"7,{"objective":"o","status":"queued"},{"id":"m","status":"queued"},{"id":"n","objective":"o","status":"queued"},
+               {"id":"n","objective":"twice","status":"queued"},{"id":"x","objective":"o","status":"sleeping"}"#,
+        );
+        let (_, findings) = reconcile(&file, &mut Ledger::default(), Scope::Everything, AT);
+        let named: Vec<(usize, &str)> = findings.problems.iter().map(|p| (p.index, p.field)).collect();
+        assert_eq!(named, [(0, ""), (1, "id"), (2, "objective"), (4, "id"), (5, "status")]);
+        assert_eq!(findings.offers.len(), 1);
+    }
+
+    #[test]
+    fn a_held_session_offers_nothing() {
+        let text = r#"{"state":"paused","missions":[{"id":"m","objective":"o","status":"queued"}]}"#;
+        let (_, findings) =
+            reconcile(&Document::parse(text).unwrap(), &mut Ledger::default(), Scope::Everything, AT);
+        assert!(findings.offers.is_empty());
+    }
+
+    fn event_of(happening: Happening, n: usize) -> MissionEvent {
+        let hitl_id = crate::domain::id::HitlId::new(format!("h{n}")).unwrap();
+        match happening {
+            Happening::Assigned => MissionEvent::Assigned { estimated_start: None },
+            Happening::Started => started(),
+            Happening::Progress => MissionEvent::Progress {
+                phase: None,
+                iteration: Some(1),
+                tokens_used: None,
+                summary: Some(format!("step {n}")),
+                pct_complete: None,
+            },
+            Happening::HitlRequired => MissionEvent::HitlRequired {
+                hitl_id,
+                prompt: "?".to_owned(),
+                context: None,
+                expires_at: None,
+            },
+            Happening::HitlResponded => {
+                MissionEvent::HitlResponded { hitl_id, response: "!".to_owned(), responded_at: None }
+            }
+            Happening::Paused => MissionEvent::Paused { reason: None },
+            Happening::Suspended => MissionEvent::Suspended { checkpoint_id: None, reason: None },
+            Happening::Reconnected => MissionEvent::Reconnected { checkpoint_id: None },
+            Happening::Resumed => MissionEvent::Resumed { resumed_from: None },
+            Happening::Completed => completed(),
+            Happening::Failed => {
+                MissionEvent::Failed { reason: None, error: None, exit_code: None, tokens_total: None }
+            }
+            Happening::Aborted => MissionEvent::Aborted { aborted_by: None, reason: None },
+        }
+    }
+
+    proptest! {
+        /// Whatever happens, and whichever earlier copy of the file another program writes over it, the file ends up
+        /// saying what is true, the mission is never offered again, and nobody is steered.
+        #[test]
+        fn any_old_copy_at_any_time_ends_in_the_truth(
+            steps in proptest::collection::vec((0..Happening::ALL.len(), proptest::option::of(0..100_usize)), 1..30)
+        ) {
+            let (file, mut ledger) = assigned();
+            let mut copies = vec![document(r#"{"id":"m","objective":"o","status":"queued","theirs":1}"#), again(&file)];
+            let mut file = file;
+            for (n, (kind, overwrite)) in steps.into_iter().enumerate() {
+                let _applied = happen(&mut ledger, &event_of(Happening::ALL[kind], n), 100 + i64::try_from(n).unwrap());
+                let (next, _) = write(&file, &mut ledger);
+                file = next;
+                copies.push(again(&file));
+                if let Some(which) = overwrite {
+                    let (next, findings) = write(&copies[which % copies.len()], &mut ledger);
+                    prop_assert!(findings.offers.is_empty() && findings.requeued.is_empty());
+                    prop_assert!(findings.wishes.iter().all(|(_, wish)| matches!(wish, Wish::Answer { .. })), "{findings:?}");
+                    file = next;
+                }
+                let held = ledger.get("m").unwrap();
+                prop_assert_eq!(status(&file), held.state.as_file());
+                prop_assert_eq!(file.mission("m").unwrap().field("theirs"), Some("1"));
+            }
+        }
+
+        /// Writing is done when it is done: a second look at what was written finds nothing.
+        #[test]
+        fn a_second_look_finds_nothing_new(kinds in proptest::collection::vec(0..Happening::ALL.len(), 0..12)) {
+            let (file, mut ledger) = assigned();
+            for (n, kind) in kinds.into_iter().enumerate() {
+                let _applied = happen(&mut ledger, &event_of(Happening::ALL[kind], n), 100 + i64::try_from(n).unwrap());
+            }
+            let (file, _) = write(&file, &mut ledger);
+            let (edits, findings) = reconcile(&file, &mut ledger, Scope::Everything, AT);
+            prop_assert!(edits.is_empty());
+            prop_assert!(findings.wishes.is_empty() && findings.restored.is_empty() && findings.offers.is_empty());
+        }
+    }
 }

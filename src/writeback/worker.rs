@@ -9,15 +9,15 @@
 //! The loop never waits for the other stages. What it has to tell them stands in lists of its own; when too many events
 //! have piled up it stops listening to the executors' streams, and they slow down by themselves.
 
-use super::desk::{Desk, Done, Job, Owed, Room, Summary, Unreadable, Update, Whereabouts};
+use super::desk::{Desk, Done, Job, Owed, Room, Unreadable, Update, Whereabouts};
+use super::merge::Problem;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
-use crate::domain::lifecycle::MissionState;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::shutdown::Shutdown;
 use crate::session::messages::{MissionKey, Order};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -94,10 +94,6 @@ pub struct Looked {
 pub struct Report {
     /// Sessions seen.
     pub sessions: usize,
-    /// Missions by state.
-    pub counts: [usize; MissionState::ALL.len()],
-    /// Sessions that hold their queued missions, with the state that makes them do so.
-    pub held: Vec<(SessionId, &'static str, usize)>,
     /// Files that cannot be read.
     pub unreadable: Vec<(SessionId, Unreadable)>,
     /// Missions that cannot be used: session, index, field, what is wrong.
@@ -133,6 +129,7 @@ pub struct Channels {
 
 #[derive(Debug, Default)]
 struct Entry {
+    recovered: bool,
     identity: Option<FileIdentity>,
     busy: bool,
     waiting_in_line: bool,
@@ -142,7 +139,7 @@ struct Entry {
     write_at: Option<Instant>,
     last_write: Option<Instant>,
     used_at: Option<Instant>,
-    summary: Option<Box<Summary>>,
+    problems: Box<[Problem]>,
     unreadable: Option<Box<Unreadable>>,
     write_error: Option<Box<str>>,
 }
@@ -160,7 +157,6 @@ struct Folder {
     first_sweep: FirstSweep,
     written_bytes: u64,
     writes: u64,
-    warned: BTreeMap<SessionId, Vec<super::merge::Problem>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -188,7 +184,6 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
         first_sweep: FirstSweep::Awaited,
         written_bytes: 0,
         writes: 0,
-        warned: BTreeMap::new(),
     };
     let mut draining: Option<Instant> = None;
     let mut next_report = Instant::now();
@@ -359,6 +354,7 @@ impl Folder {
             entry.waiting_in_line = false;
             entry.busy = true;
             let mut job = std::mem::take(&mut entry.pending);
+            job.recover = !std::mem::replace(&mut entry.recovered, true);
             self.backlog -= job.updates.len();
             let resting = entry.write_at.is_some_and(|at| at > Instant::now());
             let is_event = |update: &Update| matches!(update, Update::Event(_));
@@ -404,11 +400,14 @@ impl Folder {
         if let Some(identity) = done.identity {
             entry.identity = Some(identity);
         }
-        if let Some(summary) = done.summary {
-            if !summary.problems.is_empty() || self.warned.contains_key(session) {
-                warn_once(&mut self.warned, session, &summary.problems);
+        if let Some(problems) = done.problems {
+            for problem in problems.iter().filter(|problem| !entry.problems.contains(problem)) {
+                tracing::warn!(
+                    session.id = %session, index = problem.index, field = problem.field,
+                    "missions[{}].{} {}", problem.index, problem.field, problem.what
+                );
             }
-            entry.summary = Some(Box::new(summary));
+            entry.problems = problems.into_boxed_slice();
         }
         if let Some(bytes) = done.written_bytes {
             self.written_bytes += bytes;
@@ -487,28 +486,12 @@ impl Folder {
     fn report(&self, report: &mut Report, idle: bool) {
         const LISTED: usize = 1000;
         report.sessions = self.entries.len();
-        report.counts = [0; MissionState::ALL.len()];
-        report.held.clear();
         report.unreadable.clear();
         report.problems.clear();
         report.unwritable.clear();
         for (session, entry) in &self.entries {
-            if let Some(summary) = &entry.summary {
-                for (total, count) in report.counts.iter_mut().zip(summary.counts) {
-                    *total += count;
-                }
-                let queued = summary.counts.first().copied().unwrap_or_default();
-                if !summary.state.is_dispatching() && queued > 0 && report.held.len() < LISTED {
-                    report.held.push((session.clone(), summary.state.as_file(), queued));
-                }
-                for problem in summary.problems.iter().take(LISTED.saturating_sub(report.problems.len())) {
-                    report.problems.push((
-                        session.clone(),
-                        problem.index,
-                        problem.field,
-                        problem.what.clone(),
-                    ));
-                }
+            for problem in entry.problems.iter().take(LISTED.saturating_sub(report.problems.len())) {
+                report.problems.push((session.clone(), problem.index, problem.field, problem.what.clone()));
             }
             if let Some(unreadable) = entry.unreadable.as_deref().filter(|_| report.unreadable.len() < LISTED)
             {
@@ -528,21 +511,4 @@ impl Folder {
 /// Nothing but events that may turn out to be progress: the write may wait for its second.
 fn is_quiet(job: &Job) -> bool {
     !job.look && job.begins.is_empty()
-}
-
-fn warn_once(
-    warned: &mut BTreeMap<SessionId, Vec<super::merge::Problem>>,
-    session: &SessionId,
-    problems: &[super::merge::Problem],
-) {
-    let before = warned.insert(session.clone(), problems.to_vec()).unwrap_or_default();
-    for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-        tracing::warn!(
-            session.id = %session, index = problem.index, field = problem.field,
-            "missions[{}].{} {}", problem.index, problem.field, problem.what
-        );
-    }
-    if problems.is_empty() {
-        warned.remove(session);
-    }
 }

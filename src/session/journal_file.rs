@@ -1,0 +1,132 @@
+//! Edge: the journal as a file: read back, appended to, rotated.
+
+use crate::disk::append::{LineFile, tail};
+use crate::disk::atomic;
+use crate::disk::fsync::FsyncPolicy;
+use crate::domain::time::Timestamp;
+use crate::session::journal::{self, Line};
+use crate::session::ledger::Ledger;
+use std::io;
+use std::path::Path;
+
+/// The journal is rotated above this size, in bytes. 64 MiB is read back in well under a second.
+pub const ROTATE_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Adds up every whole line of the journal; a missing file adds up to nothing.
+///
+/// # Errors
+/// What the file system says.
+pub fn read(path: &Path) -> io::Result<Ledger> {
+    let mut ledger = Ledger::default();
+    for line in &tail(path, ROTATE_ABOVE_BYTES * 2)?.lines {
+        journal::fold(&mut ledger, line);
+    }
+    Ok(ledger)
+}
+
+/// Appends whole lines with one write, flushed by `policy`.
+///
+/// # Errors
+/// What the file system says; a torn line is healed by the next append.
+pub fn append(path: &Path, lines: &[u8], policy: FsyncPolicy) -> io::Result<()> {
+    match std::str::from_utf8(lines) {
+        Ok(text) => LineFile::new(path, policy).append(text.lines()),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
+/// Gives a journal that has grown too long the name `log.<time>.jsonl` and begins a new one with what still matters.
+/// Returns whether it did.
+///
+/// The old file first gets its second name and is then replaced by the new one in one step: there is no instant at which
+/// a crash would leave the session without its journal.
+///
+/// # Errors
+/// What the file system says; the journal is then as it was.
+pub fn rotate(path: &Path, ledger: &Ledger, at: Timestamp, policy: FsyncPolicy) -> io::Result<bool> {
+    let size_bytes = LineFile::new(path, policy).size_bytes()?;
+    if size_bytes <= ROTATE_ABOVE_BYTES {
+        return Ok(false);
+    }
+    let mut line = Vec::new();
+    Line::carried(at, ledger).write(&mut line);
+    let name = format!("log.{}.jsonl", at.to_string().replace(':', ""));
+    std::fs::hard_link(path, path.with_file_name(name))?;
+    atomic::write(path, &line, policy)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::MissionId;
+    use crate::domain::lifecycle::MissionState;
+    use crate::session::ledger::Phase;
+
+    fn id(text: &str) -> MissionId {
+        MissionId::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_journal_without_an_outcome_leaves_the_mission_claimed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        assert!(read(&path).unwrap().is_empty());
+        let ts = Timestamp::from_millis(1_000);
+        let mut lines = Vec::new();
+        for mission in ["m-1", "m-2", "m-3"] {
+            Line::Dispatching { ts, mission_id: id(mission), key: mission.to_owned(), run: 1, attempt: 1 }
+                .write(&mut lines);
+        }
+        let executor_id = Some("e".to_owned());
+        Line::Assigned { ts, mission_id: id("m-2"), executor_id, estimated_start: None }.write(&mut lines);
+        Line::Unsent { ts, mission_id: id("m-3") }.write(&mut lines);
+        append(&path, &lines, FsyncPolicy::Batch).unwrap();
+        append(
+            &path,
+            b"{\"event\":\"somebody.else\",\"ts\":1}\nnot json\n{\"event\":\"bridge.assi",
+            FsyncPolicy::Never,
+        )
+        .unwrap();
+        let ledger = read(&path).unwrap();
+        assert_eq!(ledger.get("m-1").unwrap().phase, Phase::Claimed);
+        assert_eq!(ledger.get("m-2").unwrap().state, MissionState::Assigned);
+        assert_eq!(ledger.get("m-2").unwrap().field("executorId"), Some("\"e\""));
+        let unsent = ledger.get("m-3").unwrap();
+        assert_eq!((unsent.phase, unsent.attempts), (Phase::Waiting, 0));
+    }
+
+    #[test]
+    fn a_rotated_journal_carries_everything_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let ts = Timestamp::from_millis(1_000);
+        let mut lines = Vec::new();
+        for mission in ["m-1", "m-2"] {
+            Line::Dispatching { ts, mission_id: id(mission), key: mission.to_owned(), run: 3, attempt: 2 }
+                .write(&mut lines);
+        }
+        Line::Assigned { ts, mission_id: id("m-2"), executor_id: None, estimated_start: None }
+            .write(&mut lines);
+        append(&path, &lines, FsyncPolicy::Never).unwrap();
+        let before = read(&path).unwrap();
+        assert!(!rotate(&path, &before, ts, FsyncPolicy::Never).unwrap(), "too small to rotate");
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_len(ROTATE_ABOVE_BYTES + 1)
+            .unwrap();
+        assert!(rotate(&path, &before, ts, FsyncPolicy::Never).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        let after = read(&path).unwrap();
+        for mission in ["m-1", "m-2"] {
+            let (old, new) = (before.get(mission).unwrap(), after.get(mission).unwrap());
+            assert_eq!(
+                (old.run, old.attempts, old.phase, old.state),
+                (new.run, new.attempts, new.phase, new.state)
+            );
+            assert_eq!(old.field("executorId"), new.field("executorId"));
+        }
+    }
+}
