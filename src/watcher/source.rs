@@ -23,11 +23,8 @@ pub const QUEUE: usize = 4096;
 /// Where something may have happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
-    /// The watch dir, `sessions/` or the root `inbox/` came, went or was replaced.
-    Root {
-        /// It went, or something else took its place.
-        removed: bool,
-    },
+    /// The watch dir, `sessions/` or the root `inbox/` came or went.
+    Root,
     /// A session's directory came, went or was replaced: watch it before looking into it.
     Directory(SessionId),
     /// A session's file was written, replaced or removed.
@@ -116,15 +113,17 @@ impl Source {
         Ok(Self { watches: Watches { root: root.clone(), inner }, root, hints, lost })
     }
 
-    /// Watches the watch dir, `sessions/` and the root inbox, as far as they exist.
+    /// Watches the watch dir, `sessions/` and the root inbox, and says for each whether it was there to be watched.
     ///
     /// # Errors
     /// [`Refusal`] when one that exists cannot be watched.
-    pub fn watch_roots(&self) -> Result<(), Refusal> {
-        for path in [self.root.clone(), self.root.join(names::SESSIONS), self.root.join(names::INBOX)] {
-            match self.watches.lock().watcher.watch(&path, RecursiveMode::NonRecursive) {
-                Ok(()) => {}
-                Err(source) => match refusal(&path, source) {
+    pub fn watch_roots(&self) -> Result<[bool; 3], Refusal> {
+        let mut watched = [false; 3];
+        let paths = [self.root.clone(), self.root.join(names::SESSIONS), self.root.join(names::INBOX)];
+        for (path, watched) in paths.iter().zip(&mut watched) {
+            match self.watches.lock().watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => *watched = true,
+                Err(source) => match refusal(path, source) {
                     Refusal::Gone { .. } => {}
                     refused @ (Refusal::Watches | Refusal::Instances | Refusal::Other { .. }) => {
                         return Err(refused);
@@ -132,7 +131,7 @@ impl Source {
                 },
             }
         }
-        Ok(())
+        Ok(watched)
     }
 
     /// Returns the handle that adds watches.
@@ -234,17 +233,18 @@ impl notify::EventHandler for Filter {
             self.lost.notify_one();
             return;
         }
-        let removal = match event.kind {
+        let kind = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Create(_)
             | EventKind::Any
-            | EventKind::Other => false,
+            | EventKind::Other => Kind::Written,
             EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => true,
-            EventKind::Modify(_) => false,
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Kind::Removed,
+            EventKind::Modify(ModifyKind::Metadata(_)) => Kind::Touched,
+            EventKind::Modify(_) => Kind::Written,
         };
         for path in &event.paths {
-            let Some(hint) = hint(names::classify(&self.root, path), removal) else { continue };
+            let Some(hint) = hint(names::classify(&self.root, path), kind) else { continue };
             match self.hints.try_send(hint) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(_)) => self.lost.notify_one(),
@@ -254,17 +254,24 @@ impl notify::EventHandler for Filter {
     }
 }
 
-fn hint(place: Place<'_>, removal: bool) -> Option<Hint> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Written,
+    Removed,
+    Touched,
+}
+
+fn hint(place: Place<'_>, kind: Kind) -> Option<Hint> {
     let inbox = |session: Option<&str>| match session {
         None => Some(InboxPlace::Root),
         Some(session) => SessionId::new(session).ok().map(InboxPlace::Session),
     };
     match place {
-        Place::Root | Place::InboxDirectory(None) => Some(Hint::Root { removed: removal }),
+        Place::Root | Place::InboxDirectory(None) => (kind != Kind::Touched).then_some(Hint::Root),
         Place::SessionDirectory(name) => SessionId::new(name).ok().map(Hint::Directory),
         Place::SessionFile(name) => SessionId::new(name).ok().map(Hint::Session),
         Place::InboxDirectory(session) => inbox(session).map(Hint::InboxDirectory),
-        Place::InboxFile(_) if removal => None,
+        Place::InboxFile(_) if kind == Kind::Removed => None,
         Place::InboxFile(session) => inbox(session).map(Hint::Inbox),
         Place::Irrelevant => None,
     }

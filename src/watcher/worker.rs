@@ -107,10 +107,11 @@ struct Worker {
     roots: Option<Roots>,
     stale: bool,
     next_probe: Instant,
-    probing: Option<JoinHandle<Roots>>,
+    probing: Option<JoinHandle<(Roots, bool)>>,
     sweeper: Option<Sweeper>,
     sweeping: Option<JoinHandle<SweepEnd>>,
     adding: Option<JoinHandle<Added>>,
+    /// Counts what makes the addition under way out of date: a new source, or a sweep that found more.
     generation: u64,
     said: Said,
     waiting_said: bool,
@@ -222,6 +223,7 @@ impl Worker {
     fn watch_all(&mut self, found: &Found) {
         let Some(source) = &self.source else { return };
         if self.adding.is_some() {
+            self.generation += 1;
             return;
         }
         let watches = source.watches().clone();
@@ -250,7 +252,7 @@ impl Worker {
     fn on_adding_end(&mut self, result: Option<Added>) {
         let Some(Added { generation, count, limit }) = result else { return };
         if generation != self.generation {
-            return self.feed(Event::Lost);
+            return self.feed(Event::Watched);
         }
         match limit {
             Some(refusal) => self.refuse(&refusal),
@@ -280,8 +282,8 @@ impl Worker {
         }
         for hint in hints.drain(..) {
             match hint {
-                Hint::Root { removed } => {
-                    self.stale |= removed;
+                Hint::Root => {
+                    self.stale = true;
                     self.next_probe = clock::now().instant;
                 }
                 Hint::Session(session) => self.feed(Event::Hinted(Subject::Session(session))),
@@ -351,14 +353,15 @@ impl Worker {
         }
         self.next_probe = now + PROBE_EVERY;
         let root = self.root.clone();
-        self.probing = Some(tokio::task::spawn_blocking(move || sweep::roots(&root)));
+        let stale = std::mem::take(&mut self.stale);
+        self.probing = Some(tokio::task::spawn_blocking(move || (sweep::roots(&root), stale)));
     }
 
     /// Starts over when they are not.
-    fn on_probe_end(&mut self, result: Option<Roots>) {
-        let Some(roots) = result else { return };
-        // A directory that is made again often gets the inode of the one before: its removal is what counts.
-        if !std::mem::take(&mut self.stale) && self.roots == Some(roots) {
+    fn on_probe_end(&mut self, result: Option<(Roots, bool)>) {
+        let Some((roots, stale)) = result else { return };
+        // A directory that is made again often gets the inode of the one before, so comparing is not enough.
+        if !stale && self.roots == Some(roots) {
             return;
         }
         let first = self.roots.replace(roots).is_none();
@@ -393,11 +396,17 @@ impl Worker {
             return self.mode(false, Some(why));
         }
         let opened = Source::open(&self.root, source::QUEUE).and_then(|source| {
-            source.watch_roots()?;
-            Ok(source)
+            let [root, sessions, inbox] = source.watch_roots()?;
+            Ok((source, root, sessions, inbox))
         });
         match opened {
-            Ok(source) => {
+            Ok((source, root, sessions, inbox)) => {
+                // What vanished before it was watched counts as absent, so that its return is a difference.
+                self.roots = Some(Roots {
+                    root: roots.root.filter(|_| root),
+                    sessions: roots.sessions.filter(|_| sessions),
+                    inbox: roots.inbox.filter(|_| inbox),
+                });
                 self.source = Some(source);
                 self.mode(true, None);
             }

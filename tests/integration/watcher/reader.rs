@@ -95,7 +95,16 @@ impl Reader {
             }
         };
         let in_time = tokio::time::timeout(DEADLINE, following).await.is_ok();
-        assert!(in_time, "{} of {} sessions are believed wrongly", missing(self), expected.len());
+        assert!(
+            in_time,
+            "{} of {} sessions are believed wrongly after {} sweeps and {} changes; native: {:?}; believed: {:.300?}",
+            missing(self),
+            expected.len(),
+            self.sweeps,
+            self.changes,
+            self.native,
+            self.sessions
+        );
     }
 
     /// Follows one notice.
