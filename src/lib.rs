@@ -60,3 +60,6 @@ pub mod dry_run;
 // The program around the stages.
 pub mod cli;
 pub mod telemetry;
+
+// The server that executors register with.
+pub mod registry;

@@ -6,6 +6,7 @@ pub mod mc;
 pub mod nearest;
 pub mod output;
 pub mod provision;
+pub mod serve;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -58,6 +59,8 @@ pub enum Command {
     Mc(mc::Mc),
     /// Lease worktrees and ports for a script or another tool
     Provision(provision::ProvisionArguments),
+    /// Run the registry: executors register, missions are routed, events fan out
+    Serve(serve::Arguments),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -73,6 +76,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
         Command::Mc(verb) => mc::run(verb).await,
         Command::Provision(arguments) => provision::run(arguments).await,
+        Command::Serve(arguments) => serve::run(arguments).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "aiwg-rs", &mut script);

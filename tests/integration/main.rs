@@ -7,6 +7,7 @@
 )]
 
 mod provision;
+mod serve;
 mod session;
 mod support;
 mod watcher;

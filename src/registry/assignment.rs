@@ -1,0 +1,299 @@
+//! Pure: a dispatch, from the question to its answer.
+//!
+//! ```text
+//!  fresh ──▶ Queued, written ──▶ forward ──▶ accepted ──▶ Assigned, answered 202, key remembered
+//!                                   │
+//!                                   └─▶ refused or unreachable ──▶ Failed, 502, key free again
+//! ```
+//!
+//! An executor may speak of a mission before it answers the forward; then it has it, whatever the answer says.
+
+use crate::domain::event::MissionEvent;
+use crate::domain::id::{ExecutorId, MissionId};
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Now;
+use crate::protocol::executor_v1::{DispatchRequest, DispatchResponse, PayloadForm};
+use crate::registry::idempotency::{Fingerprint, Judgement, KeyAnswer, KeyEntry, judge};
+use crate::registry::machine::{Held, Machine};
+use crate::registry::record::{
+    Action, Effects, Forward, ForwardKind, ForwardOutcome, Mission, Order, Ticket, Write,
+};
+use crate::registry::refusal::Refusal;
+use crate::registry::routing::Explanation;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Ended missions that stay in memory when no store keeps them.
+const MAX_ENDED_IN_MEMORY: usize = 100_000;
+
+/// One dispatch as the caller sent it.
+#[derive(Debug)]
+pub struct DispatchCall {
+    /// The session in the path.
+    pub session: String,
+    /// The `Idempotency-Key`, or else the mission's id.
+    pub key: String,
+    /// Of the body.
+    pub fingerprint: Fingerprint,
+    /// The body.
+    pub request: DispatchRequest,
+}
+
+/// What becomes of a dispatch.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Dispatched {
+    /// It was answered before.
+    Replayed(DispatchResponse),
+    /// It is on its way; the answer comes with the outcome of this forward.
+    OnItsWay(Ticket),
+}
+
+impl Machine {
+    /// Decides about a dispatch.
+    ///
+    /// # Errors
+    /// [`Refusal`]: in flight, key reused, lives under another key, or nobody fits.
+    pub fn dispatch(
+        &mut self,
+        call: DispatchCall,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Dispatched, Refusal> {
+        let DispatchCall { session, key, fingerprint, request } = call;
+        let known = self.keys.get(&key);
+        match judge(known, fingerprint) {
+            Judgement::Fresh => {}
+            Judgement::InFlight => return Err(Refusal::InFlight { mission_id: request.mission_id }),
+            Judgement::Reused => {
+                let mission_id = known.map_or(request.mission_id, |entry| entry.mission_id.clone());
+                return Err(Refusal::KeyReused { mission_id });
+            }
+            Judgement::Replay(answer) => {
+                return Ok(Dispatched::Replayed(response(request.mission_id, answer, true)));
+            }
+        }
+        if let Some(held) = self.missions.get(&request.mission_id)
+            && !held.mission.state.is_terminal()
+        {
+            return Err(Refusal::Conflict {
+                mission_id: request.mission_id,
+                state: held.mission.state,
+                executor_id: held.mission.executor_id.clone(),
+            });
+        }
+        let filter = &request.executor_filter;
+        let choice = self.routing.choose(filter, request.long_running);
+        let Some((choice, executor)) =
+            choice.and_then(|choice| self.executors.get(&choice.id).map(|executor| (choice, executor)))
+        else {
+            let explanation = Box::new(self.routing.explain(filter, request.long_running, None));
+            return Err(Refusal::NoExecutor { resumable: request.long_running, explanation });
+        };
+        let rest = executor.record.registration.transport_endpoints.rest.clone();
+        let order = Arc::new(Order {
+            session,
+            key: key.clone(),
+            body: request.encode(PayloadForm::V1),
+            long_running: request.long_running,
+        });
+        let mission_id = request.mission_id;
+        let ticket = self.next_ticket();
+        let earlier = self.missions.get(&mission_id).map(|held| held.mission.created_at);
+        let mut mission = new_mission(mission_id.clone(), order, choice.id.clone(), now);
+        mission.created_at = earlier.unwrap_or(now.wall);
+        let entry = KeyEntry { mission_id: mission_id.clone(), fingerprint, answer: None };
+        fx.writes.push(Write::Mission(Box::new(mission.clone())));
+        fx.writes.push(Write::Key(key.clone(), entry.clone()));
+        self.keys.insert(key, entry);
+        fx.actions.push(Action::Forward(Forward {
+            ticket,
+            mission_id: mission_id.clone(),
+            executor_id: choice.id.clone(),
+            rest,
+            order: Arc::clone(&mission.order),
+            kind: ForwardKind::First,
+        }));
+        self.take_on(&choice.id, &mission_id);
+        self.missions.insert(mission_id, Held { mission, recent: VecDeque::new(), ticket: Some(ticket) });
+        Ok(Dispatched::OnItsWay(ticket))
+    }
+
+    /// Explains how a mission would be, or was, routed now.
+    pub fn explain(&self, request: &DispatchRequest) -> Explanation {
+        let choice = self.routing.choose(&request.executor_filter, request.long_running);
+        self.routing.explain(&request.executor_filter, request.long_running, choice.as_ref())
+    }
+
+    /// Takes the outcome of a forward and returns the answer to whoever waits for it.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the mission did not reach the executor.
+    pub fn forwarded(
+        &mut self,
+        forward: &Forward,
+        outcome: ForwardOutcome,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<DispatchResponse, Refusal> {
+        let mission_id = &forward.mission_id;
+        let Some(held) = self.missions.get_mut(mission_id).filter(|held| held.ticket == Some(forward.ticket))
+        else {
+            return Err(Refusal::MissionNotFound { id: mission_id.to_string() });
+        };
+        held.ticket = None;
+        let has_spoken = held.mission.is_accepted;
+        match outcome {
+            ForwardOutcome::Accepted { estimated_start } => {
+                Ok(self.accepted(forward, estimated_start, now, fx))
+            }
+            ForwardOutcome::EndedThere { state, exit_code, error } => {
+                let answer = self.accepted(forward, None, now, fx);
+                let event = ended_there(state, exit_code, error);
+                self.decide(mission_id, event, now, fx);
+                Ok(answer)
+            }
+            ForwardOutcome::Refused { .. } | ForwardOutcome::Unreachable { .. }
+                if has_spoken && forward.kind == ForwardKind::First =>
+            {
+                Ok(self.accepted(forward, None, now, fx))
+            }
+            ForwardOutcome::Refused { status, message, retry_after_seconds } => {
+                self.not_reached(forward, &message, now, fx);
+                let executor_id = forward.executor_id.clone();
+                Err(Refusal::ForwardFailed { executor_id, status, message, retry_after_seconds })
+            }
+            ForwardOutcome::Unreachable { message } => {
+                self.not_reached(forward, &message, now, fx);
+                Err(Refusal::ExecutorUnreachable { executor_id: forward.executor_id.clone(), message })
+            }
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        forward: &Forward,
+        estimated_start: Option<String>,
+        now: Now,
+        fx: &mut Effects,
+    ) -> DispatchResponse {
+        let answer = KeyAnswer { executor_id: forward.executor_id.clone(), estimated_start };
+        if let Some(held) = self.missions.get_mut(&forward.mission_id) {
+            let mission = &mut held.mission;
+            let is_back = forward.kind == ForwardKind::Resend && !mission.state.is_terminal();
+            if mission.state == MissionState::Queued || is_back {
+                mission.state = MissionState::Assigned;
+                mission.state_since = now.wall;
+                mission.state_ts = None;
+            }
+            mission.is_accepted = true;
+            mission.updated_at = now.wall;
+            mission.estimated_start.clone_from(&answer.estimated_start);
+            fx.writes.push(Write::Mission(Box::new(mission.clone())));
+            let key = mission.order.key.clone();
+            if let Some(entry) = self.keys.get_mut(&key).filter(|entry| entry.answer.is_none()) {
+                entry.answer = Some(answer.clone());
+                fx.writes.push(Write::Key(key, entry.clone()));
+            }
+        }
+        self.repeat_pending(&forward.mission_id, now, fx);
+        response(forward.mission_id.clone(), answer, false)
+    }
+
+    fn not_reached(&mut self, forward: &Forward, message: &str, now: Now, fx: &mut Effects) {
+        let mission_id = &forward.mission_id;
+        if forward.kind != ForwardKind::First && self.missions.get(mission_id).is_some_and(was_accepted) {
+            // It had been accepted once, so observers know of it: they hear of its end.
+            let text = format!("its executor no longer has it: {message}");
+            self.fail(mission_id, "executor_lost", &text, now, fx);
+            return;
+        }
+        let Some(held) = self.missions.get_mut(mission_id) else { return };
+        let mission = &mut held.mission;
+        mission.state = MissionState::Failed;
+        mission.state_since = now.wall;
+        mission.updated_at = now.wall;
+        mission.completed_at = Some(now.wall);
+        mission.error = Some(message.to_owned());
+        let key = mission.order.key.clone();
+        fx.writes.push(Write::Mission(Box::new(mission.clone())));
+        self.keys.remove(&key);
+        fx.writes.push(Write::ForgetKey(key));
+        self.has_ended(mission_id);
+    }
+
+    /// Takes an ended mission off its executor; the oldest ended ones leave the memory.
+    pub(super) fn has_ended(&mut self, mission_id: &MissionId) {
+        let ticket = self.next_ticket();
+        let Some(held) = self.missions.get_mut(mission_id) else { return };
+        held.ticket = Some(ticket);
+        held.mission.question = None;
+        held.mission.pending = None;
+        let executor_id = held.mission.executor_id.clone();
+        self.let_go(&executor_id, mission_id);
+        self.ended.push_back((mission_id.clone(), ticket));
+        while self.ended.len() > MAX_ENDED_IN_MEMORY {
+            let Some((oldest, ticket)) = self.ended.pop_front() else { return };
+            // Dispatched again meanwhile? Then it has another ticket, and stays.
+            if self.missions.get(&oldest).is_some_and(|held| held.ticket == Some(ticket))
+                && let Some(held) = self.missions.remove(&oldest)
+            {
+                self.keys.remove(&held.mission.order.key);
+            }
+        }
+    }
+}
+
+fn was_accepted(held: &Held) -> bool {
+    held.mission.is_accepted
+}
+
+fn ended_there(state: MissionState, exit_code: Option<i64>, error: Option<String>) -> MissionEvent {
+    match state {
+        MissionState::Done => {
+            MissionEvent::Completed { exit_code, tokens_total: None, summary: None, artifacts: Vec::new() }
+        }
+        MissionState::Aborted => MissionEvent::Aborted { aborted_by: None, reason: error },
+        MissionState::Queued
+        | MissionState::Assigned
+        | MissionState::Running
+        | MissionState::HitlRequired
+        | MissionState::Paused
+        | MissionState::Suspended
+        | MissionState::Failed => MissionEvent::Failed { reason: None, error, exit_code, tokens_total: None },
+    }
+}
+
+pub(super) fn new_mission(id: MissionId, order: Arc<Order>, executor_id: ExecutorId, now: Now) -> Mission {
+    Mission {
+        id,
+        order,
+        executor_id,
+        state: MissionState::Queued,
+        state_since: now.wall,
+        state_ts: None,
+        created_at: now.wall,
+        updated_at: now.wall,
+        completed_at: None,
+        is_accepted: false,
+        is_resent: false,
+        estimated_start: None,
+        pty_session_ref: None,
+        exit_code: None,
+        error: None,
+        question: None,
+        expired_question: None,
+        pending: None,
+    }
+}
+
+fn response(mission_id: MissionId, answer: KeyAnswer, idempotent_replayed: bool) -> DispatchResponse {
+    DispatchResponse {
+        mission_id,
+        executor_id: answer.executor_id,
+        status: "assigned".to_owned(),
+        estimated_start: answer.estimated_start,
+        dispatch_path: "v1".to_owned(),
+        idempotent_replayed,
+    }
+}

@@ -1,0 +1,166 @@
+//! Edge: an executor's REST surface: hand a mission over, or ask about one.
+//!
+//! Newer executors take missions on the session route, older ones on `/dispatch`; which one worked is remembered. A
+//! forward whose answer did not come may have arrived all the same, so the executor is asked before anyone calls it failed.
+
+use crate::domain::id::ExecutorId;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::secret::Token;
+use crate::net::http::{Answer, Failure, Http};
+use crate::protocol::executor_v1::{DispatchAnswer, MissionStatus};
+use crate::protocol::route;
+use crate::registry::record::{Forward, ForwardKind, ForwardOutcome};
+use reqwest::Method;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long an executor may take to answer a question about a mission. 3 s: it only looks it up.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Speaks to executors.
+#[derive(Debug)]
+pub struct ExecutorClient {
+    http: Http,
+    timeout: Duration,
+    old_route: Mutex<HashMap<ExecutorId, String>>,
+}
+
+/// What an executor says about one mission.
+enum Asked {
+    Has { estimated_start: Option<String> },
+    Ended(Box<MissionStatus>),
+    HasNot,
+    Silent(String),
+}
+
+impl ExecutorClient {
+    /// Wraps the client; `timeout` is for one forward.
+    pub fn new(http: Http, timeout: Duration) -> Self {
+        Self { http, timeout, old_route: Mutex::default() }
+    }
+
+    /// Hands a mission over, or asks about it, as the forward says.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the executor has the mission.
+    pub async fn forward(&self, forward: &Forward, token: Option<&Token>) -> ForwardOutcome {
+        match forward.kind {
+            ForwardKind::First => self.send(forward, token).await,
+            ForwardKind::AskOnly => match self.ask(forward, token).await {
+                Asked::Has { estimated_start } => ForwardOutcome::Accepted { estimated_start },
+                Asked::Ended(status) => ended(*status),
+                Asked::HasNot => unreachable("asked, it does not know the mission".to_owned()),
+                Asked::Silent(why) => unreachable(why),
+            },
+            ForwardKind::Resend => match self.ask(forward, token).await {
+                Asked::Has { estimated_start } => ForwardOutcome::Accepted { estimated_start },
+                Asked::Ended(status) => ended(*status),
+                Asked::HasNot | Asked::Silent(_) => self.send(forward, token).await,
+            },
+        }
+    }
+
+    async fn send(&self, forward: &Forward, token: Option<&Token>) -> ForwardOutcome {
+        let mut old = self.uses_old_route(forward);
+        loop {
+            match self.post(forward, token, old).await {
+                Ok(answer) if matches!(answer.status, 404 | 405) && !old => old = true,
+                Ok(answer) if answer.is_success() => {
+                    self.remember(forward, old);
+                    let estimated_start = DispatchAnswer::read(&answer.body).estimated_start;
+                    return ForwardOutcome::Accepted { estimated_start };
+                }
+                // It has the mission already: what we wanted.
+                Ok(answer) if answer.status == 409 && forward.kind == ForwardKind::Resend => {
+                    return ForwardOutcome::Accepted { estimated_start: None };
+                }
+                Ok(answer) => {
+                    return ForwardOutcome::Refused {
+                        status: answer.status,
+                        message: answer.message(),
+                        retry_after_seconds: answer.retry_after.map(|wait| wait.as_secs().max(1)),
+                    };
+                }
+                Err(failure) if failure.may_have_arrived() => {
+                    let why = failure.cause();
+                    return match self.ask(forward, token).await {
+                        Asked::Has { estimated_start } => ForwardOutcome::Accepted { estimated_start },
+                        Asked::Ended(status) => ended(*status),
+                        Asked::HasNot => {
+                            unreachable(format!("no answer ({why}); asked, it does not know the mission"))
+                        }
+                        Asked::Silent(silence) => unreachable(format!("no answer ({why}); asked: {silence}")),
+                    };
+                }
+                Err(failure) => return unreachable(failure.cause()),
+            }
+        }
+    }
+
+    async fn post(&self, forward: &Forward, token: Option<&Token>, old: bool) -> Result<Answer, Failure> {
+        let path = if old { route::OLD_DISPATCH.to_owned() } else { route::dispatch(&forward.order.session) };
+        let request = self
+            .http
+            .request(Method::POST, &route::join(&forward.rest, &path))
+            .timeout(self.timeout)
+            .header("content-type", "application/json")
+            .header("idempotency-key", header_value(&forward.order.key));
+        self.http.send(authorized(request, token).body(forward.order.body.clone())).await
+    }
+
+    async fn ask(&self, forward: &Forward, token: Option<&Token>) -> Asked {
+        let url = route::join(&forward.rest, &route::mission(forward.mission_id.as_str()));
+        let request = self.http.request(Method::GET, &url).timeout(ASK_TIMEOUT.min(self.timeout));
+        match self.http.send(authorized(request, token)).await {
+            Ok(answer) if answer.is_success() => {
+                match serde_json::from_slice::<MissionStatus>(&answer.body) {
+                    Ok(status) if status.state.is_terminal() => Asked::Ended(Box::new(status)),
+                    Ok(_) | Err(_) => {
+                        Asked::Has { estimated_start: DispatchAnswer::read(&answer.body).estimated_start }
+                    }
+                }
+            }
+            Ok(answer) if matches!(answer.status, 404 | 405 | 410) => Asked::HasNot,
+            Ok(answer) => Asked::Silent(answer.message()),
+            Err(failure) => Asked::Silent(failure.cause()),
+        }
+    }
+
+    fn uses_old_route(&self, forward: &Forward) -> bool {
+        let known = self.old_route.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&forward.executor_id) == Some(&forward.rest)
+    }
+
+    fn remember(&self, forward: &Forward, old: bool) {
+        let mut known = self.old_route.lock().unwrap_or_else(PoisonError::into_inner);
+        if old {
+            known.insert(forward.executor_id.clone(), forward.rest.clone());
+        } else if !known.is_empty() {
+            known.remove(&forward.executor_id);
+        }
+    }
+}
+
+fn unreachable(message: String) -> ForwardOutcome {
+    ForwardOutcome::Unreachable { message }
+}
+
+fn ended(status: MissionStatus) -> ForwardOutcome {
+    let MissionStatus { state, exit_code, error, .. } = status;
+    debug_assert!(MissionState::is_terminal(state));
+    ForwardOutcome::EndedThere { state, exit_code, error }
+}
+
+fn authorized(request: reqwest::RequestBuilder, token: Option<&Token>) -> reqwest::RequestBuilder {
+    match token {
+        Some(token) => request.bearer_auth(token.reveal()),
+        None => request,
+    }
+}
+
+/// A key may hold what a header may not: then it travels percent-encoded.
+fn header_value(key: &str) -> String {
+    let plain = key.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if plain { key.to_owned() } else { route::segment(key) }
+}

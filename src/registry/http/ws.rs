@@ -1,0 +1,324 @@
+//! Service: `/ws/executors/{id}`: who connects, and what a line does until it ends.
+//!
+//! Who has the executor's token may be the executor, or a bridge that was given it. Nobody but the executor speaks, so the
+//! first valid frame decides; until then, or for good, the connection listens. `role=observer` says outright that it only listens.
+
+use crate::domain::id::ExecutorId;
+use crate::domain::secret::Token;
+use crate::net::ws::{DEAD_AFTER, PING_EVERY};
+use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, CLOSE_UNAUTHORIZED};
+use crate::protocol::problem::Problem;
+use crate::registry::dialer::parse;
+use crate::registry::http::error;
+use crate::registry::http::executors::{bearer, is_token, known_form};
+use crate::registry::http::state::{App, Peer};
+use crate::registry::hub::{Batch, Subscription};
+use crate::registry::machine::{Attached, Opened};
+use crate::registry::record::ConnectionId;
+use crate::registry::worker::{LINE_QUEUE, LineOpened, Message as ToWorker, Outgoing};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// A message may be longer than a valid frame: it is dropped, and the connection stays. Beyond this it is closed.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Frames that are handed to the worker together.
+const FRAMES_AT_ONCE: usize = 128;
+
+/// How long one write may take before the peer counts as gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The query of the upgrade.
+#[derive(Debug, serde::Deserialize)]
+pub struct Access {
+    token: Option<String>,
+    role: Option<String>,
+}
+
+/// `GET /ws/executors/{id}`.
+pub async fn upgrade(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(access): Query<Access>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => {
+            let detail = format!("this is a WebSocket: {rejection}");
+            return error::answer(&Problem::new(426, "upgrade_required", detail));
+        }
+    };
+    let id = match known_form(&id) {
+        Ok(id) => id,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let token = access.token.map(Token::new).or_else(|| bearer(&headers));
+    let identity = app.registry.ask(|reply| ToWorker::Identify { id: id.clone(), reply }).await;
+    let hash = match identity {
+        Ok(identity) => identity.map(|identity| identity.token_hash),
+        Err(refusal) => return refusal.into_response(),
+    };
+    let holds_token = match (&token, hash) {
+        (Some(token), Some(hash)) => is_token(token, &hash),
+        (Some(_) | None, _) => false,
+    };
+    let observes = access.role.as_deref() == Some("observer");
+    let role = if holds_token && !observes {
+        Role::TokenHolder
+    } else if holds_token || (token.is_none() && peer.is_local()) {
+        Role::Observer
+    } else {
+        Role::Nobody
+    };
+    upgrade
+        .max_message_size(MAX_MESSAGE_BYTES)
+        .max_frame_size(MAX_MESSAGE_BYTES)
+        .read_buffer_size(8 << 10)
+        .write_buffer_size(16 << 10)
+        .max_write_buffer_size(MAX_MESSAGE_BYTES)
+        .on_upgrade(async move |socket| {
+            let work = serve(socket, Arc::clone(&app), id, role);
+            let (done, end) = tokio::sync::oneshot::channel::<()>();
+            // On the tracker, so that the shutdown waits for the closing handshake.
+            app.tasks.spawn("line", async move {
+                work.await;
+                drop(done);
+            });
+            end.await.ok();
+        })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    TokenHolder,
+    Observer,
+    Nobody,
+}
+
+async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role) {
+    if role == Role::Nobody {
+        close(&mut socket, CLOSE_UNAUTHORIZED, "token invalid").await;
+        return;
+    }
+    let connection = app.connections.next();
+    let (outgoing, orders) = mpsc::channel(LINE_QUEUE);
+    let mut line = Line {
+        socket,
+        app: Arc::clone(&app),
+        id: id.clone(),
+        connection,
+        orders,
+        speaks: role == Role::TokenHolder,
+        observed: None,
+        listen_at: None,
+        heard: Instant::now(),
+        next_ping: Instant::now() + PING_EVERY,
+    };
+    if role == Role::TokenHolder {
+        let opened = LineOpened { id: id.clone(), connection, opened: Opened::ByTokenHolder, outgoing };
+        match app.registry.ask(|reply| ToWorker::Attach { line: opened, reply }).await {
+            Ok(Attached::Line) => {}
+            // It may be the executor, about to speak; a copy of an old event could look like an order to it.
+            Ok(Attached::Listener) => line.listen_at = Some(Instant::now() + app.config.dial_after),
+            Err(_ending) => return,
+        }
+    } else {
+        line.observe().await;
+    }
+    line.run().await;
+    app.registry.tell(ToWorker::Detach { id, connection }).await;
+}
+
+struct Line {
+    socket: WebSocket,
+    app: Arc<App>,
+    id: ExecutorId,
+    connection: ConnectionId,
+    orders: mpsc::Receiver<Outgoing>,
+    /// It has the executor's token: its frames count.
+    speaks: bool,
+    observed: Option<Subscription>,
+    listen_at: Option<Instant>,
+    heard: Instant,
+    next_ping: Instant,
+}
+
+/// What the select found.
+enum Happened {
+    Received(Option<Result<Message, axum::Error>>),
+    Ordered(Option<Outgoing>),
+    Seen(Option<Batch>),
+    Timer,
+    Ending,
+}
+
+impl Line {
+    async fn run(&mut self) {
+        loop {
+            let timer = self.next_ping.min(self.heard + DEAD_AFTER);
+            let timer = self.listen_at.map_or(timer, |at| at.min(timer));
+            let observed = &mut self.observed;
+            let seen = async {
+                match observed {
+                    Some(subscription) => subscription.next_batch().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let has_orders = self.speaks;
+            // Cancel safe, every one: a frame, an order or a batch is either returned or still where it was.
+            let happened = tokio::select! {
+                received = self.socket.next() => Happened::Received(received),
+                order = self.orders.recv(), if has_orders => Happened::Ordered(order),
+                batch = seen => Happened::Seen(batch),
+                () = tokio::time::sleep_until(timer) => Happened::Timer,
+                () = self.app.shutdown.started() => Happened::Ending,
+            };
+            let goes_on = match happened {
+                Happened::Received(Some(Ok(message))) => self.received(message).await,
+                Happened::Ordered(order) => self.ordered(order).await,
+                Happened::Seen(Some(batch)) => self.copy(batch).await,
+                Happened::Seen(None) | Happened::Received(Some(Err(_)) | None) => false,
+                Happened::Timer => self.timer().await,
+                Happened::Ending => {
+                    close(&mut self.socket, CLOSE_NORMAL, "the registry is shutting down").await;
+                    false
+                }
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Takes this message and whatever else has arrived.
+    async fn received(&mut self, first: Message) -> bool {
+        self.heard = Instant::now();
+        let mut frames = Vec::new();
+        let mut next = Some(Some(Ok(first)));
+        let mut goes_on = true;
+        while let Some(message) = next {
+            match message {
+                Some(Ok(Message::Text(text))) if self.speaks => {
+                    frames.append(&mut parse(text.as_str(), &self.id, &self.app.drops));
+                }
+                // An observer's words count for nothing; pings are answered by the library.
+                Some(Ok(Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                    goes_on = false;
+                    break;
+                }
+            }
+            if frames.len() >= FRAMES_AT_ONCE {
+                break;
+            }
+            next = self.socket.next().now_or_never();
+        }
+        if !frames.is_empty() {
+            self.listen_at = None;
+            let (id, connection) = (self.id.clone(), self.connection);
+            self.app.registry.tell(ToWorker::Frames { id, connection, frames }).await;
+        }
+        goes_on
+    }
+
+    async fn ordered(&mut self, order: Option<Outgoing>) -> bool {
+        match order {
+            Some(Outgoing::Text(text)) => self.write(&[text]).await,
+            Some(Outgoing::Promote) => {
+                self.observed = None;
+                self.listen_at = None;
+                true
+            }
+            Some(Outgoing::Demote) => self.observe().await,
+            Some(Outgoing::Close(code)) => {
+                let reason =
+                    if code == CLOSE_REPLACED { "replaced by a newer connection" } else { "deregistered" };
+                close(&mut self.socket, code, reason).await;
+                false
+            }
+            // The worker has given this line up: it was too slow.
+            None => {
+                close(&mut self.socket, 1008, "too slow").await;
+                false
+            }
+        }
+    }
+
+    /// Starts to copy what the executor's other connection says, the present state first.
+    async fn observe(&mut self) -> bool {
+        self.listen_at = None;
+        let id = self.id.clone();
+        match self.app.registry.ask(|reply| ToWorker::Observe { id, reply }).await {
+            Ok((replay, subscription)) => {
+                self.observed = Some(subscription);
+                self.write(&replay).await
+            }
+            Err(_ending) => false,
+        }
+    }
+
+    async fn copy(&mut self, batch: Batch) -> bool {
+        let mut texts: Vec<Arc<str>> = batch.events.iter().map(|event| Arc::clone(&event.raw)).collect();
+        if batch.missed > 0 {
+            texts.insert(0, gap(&self.id, batch.missed));
+        }
+        self.write(&texts).await
+    }
+
+    async fn timer(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.heard + DEAD_AFTER {
+            return false;
+        }
+        if self.listen_at.is_some_and(|at| now >= at) && !self.observe().await {
+            return false;
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + PING_EVERY;
+            let ping = self.socket.send(Message::Ping(bytes::Bytes::new()));
+            return matches!(tokio::time::timeout(WRITE_TIMEOUT, ping).await, Ok(Ok(())));
+        }
+        true
+    }
+
+    /// Writes texts with one flush.
+    async fn write(&mut self, texts: &[Arc<str>]) -> bool {
+        let writing = async {
+            for text in texts {
+                self.socket.feed(Message::Text(text.to_string().into())).await?;
+            }
+            self.socket.flush().await
+        };
+        matches!(tokio::time::timeout(WRITE_TIMEOUT, writing).await, Ok(Ok(())))
+    }
+}
+
+/// Tells an observer that it was too slow; it can catch up with `GET /api/v1/missions/{id}`.
+fn gap(id: &ExecutorId, missed: u64) -> Arc<str> {
+    let ts = crate::runtime::clock::wall().to_string();
+    let text = serde_json::json!({
+        "event": "observer.gap", "executor_id": id.as_str(), "ts": ts, "data": {"missed": missed}
+    });
+    Arc::from(text.to_string())
+}
+
+async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
+    let closing = async {
+        let frame = CloseFrame { code, reason: reason.into() };
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_late)) = socket.next().await {}
+        }
+    };
+    drop(tokio::time::timeout(Duration::from_secs(1), closing).await);
+}

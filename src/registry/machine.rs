@@ -1,0 +1,501 @@
+//! Pure: the registry's decisions about executors: who is registered, connected, gone for too long.
+//!
+//! | happens | leads to |
+//! |---|---|
+//! | registered, and no line after `dial_after` | dial it, again and again until it has a line |
+//! | the holder of its token connects while it has no line | that is its line, on probation until it speaks |
+//! | … while it has one | the newcomer listens; once it speaks it is the line and the old one is closed (4009) |
+//! | the line breaks | nothing that anyone can see, for `executor_grace` |
+//! | … and stays away longer | missions of a resumable executor are suspended, the others fail |
+//! | … for a day | it is deregistered, and what was suspended fails |
+//!
+//! Why a holder of the token has to speak before it replaces anyone: bridges in the field subscribe with the executor's own
+//! token. They only listen, so they never take the line of the executor. An executor speaks at once, its first frame is a resync.
+//!
+//! What it decides about missions is in [`crate::registry::assignment`] (dispatch), [`crate::registry::following`] (events),
+//! [`crate::registry::resync`] and [`crate::registry::operator`]: one machine, a file per kind of input.
+
+use crate::domain::capability::Capability;
+use crate::domain::event::{Envelope, ExecutorEvent, MissionEvent};
+use crate::domain::id::{ExecutorId, HitlId, MissionId};
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::{Now, Timestamp};
+use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, Frame};
+use crate::protocol::executor_v1::{ExecutorStatus, RegisterRequest};
+use crate::registry::Config;
+use crate::registry::idempotency::KeyEntry;
+use crate::registry::record::{
+    Action, ConnectionId, Effects, ExecutorRecord, Mission, StoredEvent, Ticket, TokenHash, Write,
+};
+use crate::registry::refusal::Refusal;
+use crate::registry::routing::{Candidate, Routing};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a disconnected executor is remembered. A day: a laptop that sleeps over night is still known.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the registry holds of one mission in memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) mission: Mission,
+    /// Its last events, oldest first.
+    pub(super) recent: VecDeque<Arc<str>>,
+    /// The forward that is under way.
+    pub(super) ticket: Option<Ticket>,
+}
+
+/// A control connection.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    connection: ConnectionId,
+    /// It has sent a valid frame, or we have dialled it: certainly the executor itself.
+    has_spoken: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Executor {
+    pub(super) record: ExecutorRecord,
+    line: Option<Line>,
+    grace_ends: Option<Instant>,
+    dial_at: Option<Instant>,
+}
+
+impl Executor {
+    pub(super) fn is_resumable(&self) -> bool {
+        self.record.registration.capabilities.iter().any(|capability| capability == Capability::RESUMABLE)
+    }
+
+    /// The connection that commands go to.
+    pub(super) fn control(&self) -> Option<ConnectionId> {
+        self.line.map(|line| line.connection)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Dial(ExecutorId),
+    Grace(ExecutorId),
+    Forget(ExecutorId),
+    Question(MissionId, HitlId),
+}
+
+/// What a new connection became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// The line of the executor.
+    Line,
+    /// A listener that becomes the line when it speaks.
+    Listener,
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// Someone who has the executor's token.
+    ByTokenHolder,
+    /// We did.
+    ByUs,
+}
+
+/// The registry's state. One task owns it.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) config: Config,
+    pub(super) executors: HashMap<ExecutorId, Executor>,
+    pub(super) routing: Routing,
+    pub(super) missions: HashMap<MissionId, Held>,
+    pub(super) live: HashMap<ExecutorId, BTreeSet<MissionId>>,
+    pub(super) keys: HashMap<String, KeyEntry>,
+    pub(super) ended: VecDeque<(MissionId, Ticket)>,
+    timers: BTreeSet<(Instant, Timer)>,
+    registration_order: BTreeMap<u64, ExecutorId>,
+    next_order: u64,
+    next_seq: u64,
+    next_ticket: u64,
+}
+
+impl Machine {
+    /// Makes an empty registry.
+    pub fn new(config: Config) -> Self {
+        Self {
+            routing: Routing::new(config.max_missions_per_executor),
+            config,
+            executors: HashMap::new(),
+            missions: HashMap::new(),
+            live: HashMap::new(),
+            keys: HashMap::new(),
+            ended: VecDeque::new(),
+            timers: BTreeSet::new(),
+            registration_order: BTreeMap::new(),
+            next_order: 0,
+            next_seq: 1,
+            next_ticket: 1,
+        }
+    }
+
+    /// Registers an executor, for the first time or again.
+    pub fn register(
+        &mut self,
+        registration: RegisterRequest,
+        token_hash: TokenHash,
+        is_remote: bool,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Timestamp {
+        let id = registration.executor_id.clone();
+        let known = self.executors.remove(&id);
+        let order = known.as_ref().map_or(self.next_order, |known| known.record.order);
+        self.next_order = self.next_order.max(order + 1);
+        let line = known.as_ref().and_then(|known| known.line);
+        let record = ExecutorRecord {
+            token_hash,
+            order,
+            registered_at: now.wall,
+            last_event_ts: known.as_ref().and_then(|known| known.record.last_event_ts),
+            disconnected_at: known.as_ref().and_then(|known| known.record.disconnected_at),
+            is_remote: is_remote || known.as_ref().is_some_and(|known| known.record.is_remote),
+            is_draining: false,
+            registration: Arc::new(registration),
+        };
+        let grace_ends = known.as_ref().and_then(|known| known.grace_ends);
+        let mut executor = Executor { record, line, grace_ends, dial_at: None };
+        if line.is_none() {
+            let dial_at = now.instant + self.config.dial_after;
+            executor.dial_at = Some(dial_at);
+            self.arm(dial_at, Timer::Dial(id.clone()));
+            self.arm(now.instant + FORGET_AFTER, Timer::Forget(id.clone()));
+        }
+        self.adopt_executor(executor);
+        let registration = self.executors.get(&id).map(|executor| Arc::clone(&executor.record.registration));
+        if let Some(registration) = registration {
+            let name = registration.name.clone();
+            let capabilities = registration.capabilities.clone();
+            let event = ExecutorEvent::Registered { name, capabilities };
+            self.publish(Frame::encode(Envelope::executor(id.clone(), now.wall, event)), fx);
+        }
+        self.write_executor(&id, fx);
+        now.wall
+    }
+
+    fn adopt_executor(&mut self, executor: Executor) {
+        let registration = &executor.record.registration;
+        let id = registration.executor_id.clone();
+        self.routing.put(Candidate {
+            id: id.clone(),
+            order: executor.record.order,
+            capabilities: registration.capabilities.iter().map(Capability::opaque).collect(),
+            connected: executor.line.is_some(),
+            draining: executor.record.is_draining,
+            active: self.active_count(&id),
+        });
+        self.registration_order.insert(executor.record.order, id.clone());
+        self.executors.insert(id, executor);
+    }
+
+    /// Takes an executor out, at its own or an operator's wish, or because it has been gone for too long.
+    ///
+    /// # Errors
+    /// [`Refusal::ExecutorNotFound`].
+    pub fn deregister(
+        &mut self,
+        id: &ExecutorId,
+        reason: &str,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let Some(executor) = self.executors.get(id) else {
+            return Err(Refusal::ExecutorNotFound { id: id.to_string() });
+        };
+        let (line, order) = (executor.line, executor.record.order);
+        for mission in self.live_missions(id) {
+            self.fail(&mission, "executor_lost", "its executor was deregistered", now, fx);
+        }
+        self.executors.remove(id);
+        self.routing.remove(id);
+        self.registration_order.remove(&order);
+        let event = ExecutorEvent::Deregistered { reason: reason.to_owned() };
+        self.publish(Frame::encode(Envelope::executor(id.clone(), now.wall, event)), fx);
+        fx.writes.push(Write::ForgetExecutor(id.clone()));
+        if let Some(line) = line {
+            fx.actions.push(Action::Close(line.connection, CLOSE_NORMAL));
+        }
+        Ok(())
+    }
+
+    /// Returns the hash of an executor's token, to compare with.
+    pub fn token_hash(&self, id: &ExecutorId) -> Option<TokenHash> {
+        self.executors.get(id).map(|executor| executor.record.token_hash)
+    }
+
+    /// Says whether this executor has registered from another host before.
+    pub fn is_remote(&self, id: &ExecutorId) -> bool {
+        self.executors.get(id).is_some_and(|executor| executor.record.is_remote)
+    }
+
+    /// Returns every executor in the order of registration.
+    pub fn executors(&self) -> Vec<ExecutorStatus> {
+        self.registration_order.values().filter_map(|id| self.executor(id)).collect()
+    }
+
+    /// Returns one executor.
+    pub fn executor(&self, id: &ExecutorId) -> Option<ExecutorStatus> {
+        let executor = self.executors.get(id)?;
+        let record = &executor.record;
+        let registration = &record.registration;
+        Some(ExecutorStatus {
+            executor_id: id.clone(),
+            name: registration.name.clone(),
+            version: registration.version.clone(),
+            spec_version: registration.spec_version.clone(),
+            transport_endpoints: Some(registration.transport_endpoints.clone()),
+            capabilities: registration.capabilities.clone(),
+            a2a_instance_id: registration.a2a_instance_id.clone(),
+            connected: executor.line.is_some(),
+            active_mission_count: self.active_count(id),
+            registered_at: Some(record.registered_at),
+            last_event_ts: record.last_event_ts,
+            disconnected_at: record.disconnected_at,
+            draining: record.is_draining,
+        })
+    }
+
+    /// Returns where to dial an executor that has no line.
+    pub fn dial_address(&self, id: &ExecutorId) -> Option<String> {
+        let executor = self.executors.get(id).filter(|executor| executor.line.is_none())?;
+        Some(executor.record.registration.transport_endpoints.ws.clone())
+    }
+
+    /// Takes note of a new connection.
+    pub fn attach(
+        &mut self,
+        id: &ExecutorId,
+        connection: ConnectionId,
+        opened: Opened,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Attached {
+        let Some(executor) = self.executors.get_mut(id) else { return Attached::Listener };
+        if executor.line.is_some() {
+            return Attached::Listener;
+        }
+        executor.line = Some(Line { connection, has_spoken: false });
+        executor.record.disconnected_at = None;
+        executor.dial_at = None;
+        self.routing.update(id, |candidate| candidate.connected = true);
+        if opened == Opened::ByUs {
+            self.hear(id, connection, now, fx);
+        }
+        self.write_executor(id, fx);
+        Attached::Line
+    }
+
+    /// Takes note that a connection sent a valid frame: it is the executor.
+    pub(super) fn hear(&mut self, id: &ExecutorId, connection: ConnectionId, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id) else { return };
+        match executor.line {
+            Some(line) if line.connection == connection && line.has_spoken => return,
+            Some(line) if line.connection == connection => {}
+            Some(line) => {
+                let leave = if line.has_spoken {
+                    Action::Close(line.connection, CLOSE_REPLACED)
+                } else {
+                    Action::Demote(line.connection)
+                };
+                fx.actions.push(leave);
+                fx.actions.push(Action::Promote(connection));
+            }
+            None => fx.actions.push(Action::Promote(connection)),
+        }
+        executor.line = Some(Line { connection, has_spoken: true });
+        executor.grace_ends = None;
+        executor.dial_at = None;
+        executor.record.disconnected_at = None;
+        executor.record.last_event_ts = Some(now.wall);
+        self.routing.update(id, |candidate| candidate.connected = true);
+    }
+
+    /// Takes note that a connection is gone.
+    pub fn detach(&mut self, id: &ExecutorId, connection: ConnectionId, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id) else { return };
+        if executor.control() == Some(connection) {
+            self.lose_line(id, now, fx);
+        }
+    }
+
+    fn lose_line(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id) else { return };
+        executor.line = None;
+        executor.record.disconnected_at = Some(now.wall);
+        let grace_ends = *executor.grace_ends.get_or_insert(now.instant + self.config.executor_grace);
+        let dial_at = now.instant + self.config.dial_after;
+        executor.dial_at = Some(dial_at);
+        self.arm(grace_ends, Timer::Grace(id.clone()));
+        self.arm(dial_at, Timer::Dial(id.clone()));
+        self.arm(now.instant + FORGET_AFTER, Timer::Forget(id.clone()));
+        self.routing.update(id, |candidate| candidate.connected = false);
+        self.write_executor(id, fx);
+    }
+
+    /// Takes note that an executor wants no new missions, or wants them again.
+    pub(super) fn set_draining(&mut self, id: &ExecutorId, draining: bool, fx: &mut Effects) {
+        if let Some(executor) = self.executors.get_mut(id)
+            && executor.record.is_draining != draining
+        {
+            executor.record.is_draining = draining;
+            self.routing.update(id, |candidate| candidate.draining = draining);
+            self.write_executor(id, fx);
+        }
+    }
+
+    /// Returns when [`Machine::tick`] wants to be called.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does what has become due.
+    pub fn tick(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now.instant
+        {
+            let Some((at, timer)) = self.timers.pop_first() else { return };
+            match timer {
+                Timer::Dial(id) => self.dial_due(&id, at, now, fx),
+                Timer::Grace(id) => self.grace_over(&id, at, now, fx),
+                Timer::Forget(id) => self.forget_due(&id, now, fx),
+                Timer::Question(mission, question) => self.question_due(&mission, &question, now, fx),
+            }
+        }
+    }
+
+    fn dial_due(&mut self, id: &ExecutorId, at: Instant, _now: Now, fx: &mut Effects) {
+        if let Some(executor) = self.executors.get_mut(id)
+            && executor.dial_at == Some(at)
+        {
+            executor.dial_at = None;
+            fx.actions.push(Action::Dial(id.clone()));
+        }
+    }
+
+    /// Takes note that dialling failed, and when to try again.
+    pub fn dial_failed(&mut self, id: &ExecutorId, again_after: Duration, now: Now) {
+        if let Some(executor) = self.executors.get_mut(id)
+            && executor.line.is_none()
+        {
+            let at = now.instant + again_after;
+            executor.dial_at = Some(at);
+            self.arm(at, Timer::Dial(id.clone()));
+        }
+    }
+
+    fn grace_over(&mut self, id: &ExecutorId, at: Instant, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id) else { return };
+        if executor.grace_ends != Some(at) {
+            return;
+        }
+        executor.grace_ends = None;
+        if let Some(line) = executor.line.take() {
+            // It had the token and the line, and never said a word: not the executor.
+            fx.actions.push(Action::Demote(line.connection));
+            executor.record.disconnected_at.get_or_insert(now.wall);
+            self.routing.update(id, |candidate| candidate.connected = false);
+            self.dial_failed(id, self.config.dial_after, now);
+        }
+        let resumable = self.executors.get(id).is_some_and(Executor::is_resumable);
+        for mission in self.live_missions(id) {
+            let Some(held) = self.missions.get(&mission) else { continue };
+            if held.ticket.is_some() || held.mission.state == MissionState::Suspended {
+                continue;
+            }
+            if resumable {
+                let checkpoint_id = Some("executor_disconnected".to_owned());
+                let reason = Some("executor_disconnected".to_owned());
+                let event = MissionEvent::Suspended { checkpoint_id, reason };
+                self.decide(&mission, event, now, fx);
+            } else {
+                self.fail(
+                    &mission,
+                    "executor_disconnected",
+                    "its executor lost the connection and did not come back in time",
+                    now,
+                    fx,
+                );
+            }
+        }
+    }
+
+    fn forget_due(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get(id) else { return };
+        let gone_since = executor.record.disconnected_at.unwrap_or(executor.record.registered_at);
+        if executor.line.is_none() && now.wall.since(gone_since) >= FORGET_AFTER {
+            // It is registered, so taking it out cannot be refused.
+            self.deregister(id, "timeout", now, fx).ok();
+        }
+    }
+
+    pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    pub(super) fn active_count(&self, id: &ExecutorId) -> u64 {
+        self.live.get(id).map_or(0, |live| u64::try_from(live.len()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn live_missions(&self, id: &ExecutorId) -> Vec<MissionId> {
+        self.live.get(id).map(|live| live.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn take_on(&mut self, executor: &ExecutorId, mission: &MissionId) {
+        self.live.entry(executor.clone()).or_default().insert(mission.clone());
+        let active = self.active_count(executor);
+        self.routing.update(executor, |candidate| candidate.active = active);
+    }
+
+    pub(super) fn let_go(&mut self, executor: &ExecutorId, mission: &MissionId) {
+        if let Some(live) = self.live.get_mut(executor) {
+            live.remove(mission);
+            if live.is_empty() {
+                self.live.remove(executor);
+            }
+        }
+        let active = self.active_count(executor);
+        self.routing.update(executor, |candidate| candidate.active = active);
+    }
+
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// Stores an event and lets observers see it.
+    pub(super) fn publish(&mut self, frame: Frame, fx: &mut Effects) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let event = Arc::new(StoredEvent {
+            seq,
+            kind: Arc::from(frame.envelope.name()),
+            executor_id: frame.envelope.executor_id,
+            mission_id: frame.envelope.mission_id,
+            ts: frame.envelope.ts,
+            raw: frame.raw,
+        });
+        fx.writes.push(Write::Event(Arc::clone(&event)));
+        fx.actions.push(Action::Publish(event));
+    }
+
+    /// Sends a frame to the executor, if it has a line; says whether it has.
+    pub(super) fn tell(&self, id: &ExecutorId, raw: &Arc<str>, fx: &mut Effects) -> bool {
+        let control = self.executors.get(id).and_then(Executor::control);
+        if let Some(connection) = control {
+            fx.actions.push(Action::Send(connection, Arc::clone(raw)));
+        }
+        control.is_some()
+    }
+
+    fn write_executor(&self, id: &ExecutorId, fx: &mut Effects) {
+        if let Some(executor) = self.executors.get(id) {
+            fx.writes.push(Write::Executor(Box::new(executor.record.clone())));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Pure: what people order: answer, pause, resume, abort.
+//!
+//! An order is a command to the executor, and the executor's own event confirms it: until then the mission stays what it is. An order for an
+//! executor whose line is down is kept and sent when it is back. An answer needs the line, because the question may be
+//! over by then.
+
+use crate::domain::event::{Envelope, MissionEvent};
+use crate::domain::id::MissionId;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Now;
+use crate::protocol::envelope::Frame;
+use crate::protocol::executor_v1::{CommandResponse, HitlResponse};
+use crate::protocol::route::OperatorCommand;
+use crate::registry::machine::{Executor, Machine};
+use crate::registry::record::{Effects, Write};
+use crate::registry::refusal::Refusal;
+
+impl OperatorCommand {
+    /// Says whether a mission in this state has done as ordered.
+    pub(super) fn is_confirmed_by(self, state: MissionState) -> bool {
+        match self {
+            Self::Pause => state == MissionState::Paused || state.is_terminal(),
+            Self::Resume => state == MissionState::Running || state.is_terminal(),
+            Self::Abort => state.is_terminal(),
+        }
+    }
+
+    fn participle(self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Abort => "aborted",
+        }
+    }
+
+    fn is_possible_in(self, state: MissionState) -> bool {
+        match self {
+            Self::Pause => !matches!(state, MissionState::Paused | MissionState::Suspended),
+            Self::Resume => matches!(state, MissionState::Paused | MissionState::Suspended),
+            Self::Abort => true,
+        }
+    }
+
+    fn event(self, state: MissionState) -> MissionEvent {
+        match self {
+            Self::Pause => MissionEvent::Paused { reason: Some("operator".to_owned()) },
+            Self::Resume => MissionEvent::Resumed {
+                resumed_from: matches!(state, MissionState::Paused | MissionState::Suspended)
+                    .then_some(state),
+            },
+            Self::Abort => MissionEvent::Aborted {
+                aborted_by: Some("operator".to_owned()),
+                reason: Some("operator".to_owned()),
+            },
+        }
+    }
+}
+
+impl Machine {
+    /// Passes an operator's order on.
+    ///
+    /// # Errors
+    /// [`Refusal`]: unknown, ended, or no such order in this state.
+    pub fn command(
+        &mut self,
+        mission_id: &str,
+        command: OperatorCommand,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<CommandResponse, Refusal> {
+        let Some(held) = self.missions.get_mut(mission_id) else {
+            return Err(Refusal::MissionNotFound { id: mission_id.to_owned() });
+        };
+        let mission = &mut held.mission;
+        let (id, state) = (mission.id.clone(), mission.state);
+        if state.is_terminal() {
+            return Err(Refusal::MissionTerminal { mission_id: id, state });
+        }
+        let undoes_pending = match (mission.pending, command) {
+            (Some(OperatorCommand::Pause), OperatorCommand::Resume)
+            | (Some(OperatorCommand::Resume), OperatorCommand::Pause) => true,
+            (Some(_) | None, _) => false,
+        };
+        if !undoes_pending && !command.is_possible_in(state) {
+            return Err(Refusal::IllegalTransition { mission_id: id, state, wanted: command.participle() });
+        }
+        if mission.pending != Some(OperatorCommand::Abort) {
+            mission.pending = Some(command);
+            mission.updated_at = now.wall;
+            fx.writes.push(Write::Mission(Box::new(mission.clone())));
+        }
+        self.repeat_pending(&id, now, fx);
+        Ok(CommandResponse { mission_id: id, status: state })
+    }
+
+    /// Sends the order that the executor has not confirmed yet.
+    pub(super) fn repeat_pending(&self, mission_id: &MissionId, now: Now, fx: &mut Effects) {
+        let Some(held) = self.missions.get(mission_id) else { return };
+        let mission = &held.mission;
+        if let Some(command) = mission.pending.filter(|_| mission.is_accepted) {
+            let event = command.event(mission.state);
+            let envelope =
+                Envelope::mission(mission.executor_id.clone(), mission_id.clone(), now.wall, event);
+            self.tell(&mission.executor_id, &Frame::encode(envelope).raw, fx);
+        }
+    }
+
+    /// Passes a human's answer on.
+    ///
+    /// # Errors
+    /// [`Refusal`]: unknown mission, no such open question, expired, or the executor's line is down.
+    pub fn answer(
+        &mut self,
+        mission_id: &str,
+        answer: HitlResponse,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<CommandResponse, Refusal> {
+        let Some(held) = self.missions.get(mission_id) else {
+            return Err(Refusal::MissionNotFound { id: mission_id.to_owned() });
+        };
+        let mission = &held.mission;
+        let (id, hitl_id) = (mission.id.clone(), answer.hitl_id.to_string());
+        let open = mission.question.as_ref().filter(|open| open.hitl_id == answer.hitl_id);
+        let has_expired = mission.expired_question.as_ref() == Some(&answer.hitl_id)
+            || open.and_then(|open| open.expires_at).is_some_and(|at| at <= now.wall);
+        if has_expired {
+            return Err(Refusal::HitlExpired { mission_id: id, hitl_id });
+        }
+        if open.is_none() || mission.state != MissionState::HitlRequired {
+            return Err(Refusal::HitlNotPending { mission_id: id, hitl_id });
+        }
+        let executor_id = mission.executor_id.clone();
+        if self.executors.get(&executor_id).and_then(Executor::control).is_none() {
+            return Err(Refusal::ExecutorNotConnected { executor_id });
+        }
+        let event = MissionEvent::HitlResponded {
+            hitl_id: answer.hitl_id,
+            response: answer.response,
+            responded_at: Some(now.wall),
+        };
+        if let Some(raw) = self.decide(&id, event, now, fx) {
+            self.tell(&executor_id, &raw, fx);
+        }
+        Ok(CommandResponse { mission_id: id, status: MissionState::Running })
+    }
+}

@@ -1,0 +1,8 @@
+//! The registry behind real sockets. The executors here are foreign programs, played by `peer`.
+
+mod dispatch;
+mod events;
+mod executors;
+mod missions;
+pub(crate) mod peer;
+mod sockets;
