@@ -31,7 +31,7 @@ impl Priority {
     }
 
     /// Returns the file's spelling.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Critical => "critical",
             Self::High => "high",

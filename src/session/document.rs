@@ -469,6 +469,11 @@ impl Edits {
         self
     }
 
+    /// Appends a mission, given as the text of one object.
+    pub(crate) fn append_object(&mut self, object: String) {
+        self.appended.push(object);
+    }
+
     /// Says whether there is nothing to do; stamps alone are nothing.
     pub fn is_empty(&self) -> bool {
         self.session.is_empty() && self.patches.is_empty() && self.appended.is_empty()

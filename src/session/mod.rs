@@ -1,7 +1,9 @@
 //! Stage: the truth on disk: `session.json`, its journal and the drop folders.
 
 pub mod document;
+pub mod drop_file;
 mod exchange;
+pub mod inbox;
 pub mod journal;
 pub mod journal_file;
 pub mod json;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::document::{Document, Edits, MissionPatch, last_named};
-use super::json::{self, Layout, Member, Scanner, Span};
+use super::json::{self, Fault, Layout, Member, Scanner, Span};
 
 /// One range of the old text and what stands there instead.
 struct Splice {
@@ -277,16 +277,34 @@ fn append_missions(
     }
 }
 
+/// Lays a patch over an object given as its text.
+pub(crate) fn patched_object(raw: &str, patch: &MissionPatch) -> String {
+    let Ok((object, members)) = object_members(raw) else {
+        return raw.to_owned();
+    };
+    let mut splices = Vec::new();
+    patch_object(raw, object, &members, patch, Style::of(raw, object, &members), &mut splices);
+    String::from_utf8_lossy(&spliced(raw, splices)).into_owned()
+}
+
 /// Returns the id of a mission given as the text of an object.
-pub(crate) fn mission_id(raw: &str) -> Option<String> {
+fn mission_id(raw: &str) -> Option<String> {
+    let (_, members) = object_members(raw).ok()?;
+    let id = last_named(raw, &members, "id")?;
+    json::decoded(id.value.of(raw)).map(Cow::into_owned)
+}
+
+/// Finds the members of an object given as its text.
+pub(crate) fn object_members(raw: &str) -> Result<(Span, Vec<Member>), Fault> {
     let mut members = Vec::new();
-    let mut scanner = Scanner::new(raw).ok()?;
-    let walked = scanner.object(|scanner, key| {
+    let mut scanner = Scanner::new(raw)?;
+    if scanner.peek() != Some(b'{') {
+        return scanner.fault("an object starts with a brace");
+    }
+    let object = scanner.object(|scanner, key| {
         let value = scanner.value()?;
         members.push(Member { key, value });
         Ok(())
-    });
-    walked.ok()?;
-    let id = last_named(raw, &members, "id")?;
-    json::decoded(id.value.of(raw)).map(Cow::into_owned)
+    })?;
+    Ok((object, members))
 }

@@ -466,16 +466,21 @@ impl SessionStore {
 
     /// Returns where a session's file really lies: links are followed inside the watched folder, refused out of it.
     pub(super) fn locate(&self, session: &SessionId) -> Result<PathBuf, ReadError> {
-        let path = self.locate_new(session)?;
-        let there = fs::symlink_metadata(&path).map_err(|error| ReadError::io(&path, error))?;
-        if there.is_symlink() { self.inside(&path) } else { Ok(path) }
+        self.followed(self.locate_new(session)?)
     }
 
     fn locate_new(&self, session: &SessionId) -> Result<PathBuf, ReadError> {
-        let directory = self.session_dir(session);
-        let there = fs::symlink_metadata(&directory).map_err(|error| ReadError::io(&directory, error))?;
-        let directory = if there.is_symlink() { self.inside(&directory)? } else { directory };
-        Ok(directory.join(SESSION_FILE))
+        Ok(self.locate_directory(session)?.join(SESSION_FILE))
+    }
+
+    pub(super) fn locate_directory(&self, session: &SessionId) -> Result<PathBuf, ReadError> {
+        self.followed(self.session_dir(session))
+    }
+
+    /// Follows a link inside the watched folder, and refuses one that leads out of it.
+    pub(super) fn followed(&self, path: PathBuf) -> Result<PathBuf, ReadError> {
+        let there = fs::symlink_metadata(&path).map_err(|error| ReadError::io(&path, error))?;
+        if there.is_symlink() { self.inside(&path) } else { Ok(path) }
     }
 
     fn inside(&self, link: &Path) -> Result<PathBuf, ReadError> {
