@@ -18,7 +18,7 @@ use crate::dispatcher::payload::Payload;
 use crate::dispatcher::{self, client::Client};
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
-use crate::events;
+use crate::events::{self, messages as following};
 use crate::net::http::{self, Http};
 use crate::runtime::clock;
 use crate::runtime::shutdown::{Cause, Shutdown};
@@ -239,12 +239,12 @@ async fn carry_answers(mut answers: mpsc::Receiver<folder::Looked>, watcher: mps
 
 async fn carry_following(
     mut following: mpsc::Receiver<folder::Following>,
-    commands: mpsc::Sender<events::Command>,
+    commands: mpsc::Sender<following::Command>,
 ) {
     while let Some(wanted) = following.recv().await {
         let command = match wanted {
-            folder::Following::Follow(mission, executor) => events::Command::Follow { mission, executor },
-            folder::Following::Unfollow(mission) => events::Command::Unfollow { mission },
+            folder::Following::Follow(mission, executor) => following::Command::Follow { mission, executor },
+            folder::Following::Unfollow(mission) => following::Command::Unfollow { mission },
         };
         if commands.send(command).await.is_err() {
             return;
@@ -252,16 +252,16 @@ async fn carry_following(
     }
 }
 
-async fn carry_happenings(mut reports: mpsc::Receiver<events::Report>, tasks: mpsc::Sender<folder::Task>) {
+async fn carry_happenings(mut reports: mpsc::Receiver<following::Report>, tasks: mpsc::Sender<folder::Task>) {
     while let Some(report) = reports.recv().await {
         let task = match report {
-            events::Report::Event { frame } => folder::Task::Event(Box::new(frame)),
-            events::Report::Snapshot { mission, status } => folder::Task::Known { mission, status },
-            events::Report::NotFound { mission } => {
+            following::Report::Event { frame } => folder::Task::Event(Box::new(frame)),
+            following::Report::Snapshot { mission, status } => folder::Task::Known { mission, status },
+            following::Report::NotFound { mission } => {
                 tracing::debug!(mission.id = %mission, "the registry does not know this mission at the moment");
                 continue;
             }
-            events::Report::Executor { .. } => continue,
+            following::Report::Executor { .. } => continue,
         };
         if tasks.send(task).await.is_err() {
             return;

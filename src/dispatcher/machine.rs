@@ -295,7 +295,7 @@ impl Machine {
             }
             Outcome::Refused { status, retry_after, message } => {
                 let mut effects = self.answered(now);
-                match judge(&self.config, status, attempts, retry_after) {
+                match judge(&self.config, status, attempts, retry_after, now) {
                     Verdict::Fail(reason) => {
                         self.end(&key);
                         effects.push(Effect::Tell(Order::Failed { key, reason, message, at: now.wall }));
@@ -317,7 +317,7 @@ impl Machine {
                             at: now.wall,
                         }));
                     } else {
-                        let delay = self.config.retry.delay_after(attempts, None, seed_of(&key));
+                        let delay = self.config.retry.delay_after(attempts, None, seed_of(&key), now.instant);
                         self.wait(&key, delay, cause, now);
                     }
                 } else {
@@ -376,7 +376,7 @@ impl Machine {
             }
             Asked::NoAnswer { status } => {
                 self.release_slot(&key);
-                let delay = self.config.retry.delay_after(asked_so_far, None, seed_of(&key));
+                let delay = self.config.retry.delay_after(asked_so_far, None, seed_of(&key), now.instant);
                 self.doubt(
                     &key,
                     delay,
@@ -533,7 +533,13 @@ pub enum Verdict {
 }
 
 /// Judges a refusal of attempt number `attempts`.
-pub fn judge(config: &Config, status: u16, attempts: u32, retry_after: Option<Duration>) -> Verdict {
+pub fn judge(
+    config: &Config,
+    status: u16,
+    attempts: u32,
+    retry_after: Option<Duration>,
+    now: Now,
+) -> Verdict {
     let last = match status {
         408 | 425 | 429 => FailureReason::ClientError,
         409 if retry_after.is_some() => FailureReason::IdempotencyConflict,
@@ -554,7 +560,7 @@ pub fn judge(config: &Config, status: u16, attempts: u32, retry_after: Option<Du
     if attempts >= config.max_attempts && !held {
         return Verdict::Fail(last);
     }
-    Verdict::Again(config.retry.delay_after(attempts, retry_after, u64::from(attempts)))
+    Verdict::Again(config.retry.delay_after(attempts, retry_after, u64::from(attempts), now.instant))
 }
 
 #[cfg(test)]
@@ -626,7 +632,7 @@ mod tests {
     #[test]
     fn every_answer_is_judged_as_the_table_says() {
         use FailureReason as R;
-        let config = Config::default();
+        let (config, now) = (Config::default(), Clock::new().now());
         let after = Some(Duration::from_secs(7));
         for (status, reason) in [
             (400, R::InvalidRequest),
@@ -638,7 +644,7 @@ mod tests {
             (422, R::IdempotencyKeyReused),
             (302, R::DispatchError),
         ] {
-            assert_eq!(judge(&config, status, 1, None), Verdict::Fail(reason), "{status}");
+            assert_eq!(judge(&config, status, 1, None, now), Verdict::Fail(reason), "{status}");
         }
         for (status, last) in [
             (408, R::ClientError),
@@ -648,16 +654,20 @@ mod tests {
             (503, R::NoExecutorAvailable),
         ] {
             assert_eq!(
-                judge(&config, status, 1, None),
+                judge(&config, status, 1, None, now),
                 Verdict::Again(Duration::from_millis(500)),
                 "{status}"
             );
-            assert_eq!(judge(&config, status, 2, after), Verdict::Again(Duration::from_secs(7)), "{status}");
-            assert_eq!(judge(&config, status, 5, after), Verdict::Fail(last), "{status}");
+            assert_eq!(
+                judge(&config, status, 2, after, now),
+                Verdict::Again(Duration::from_secs(7)),
+                "{status}"
+            );
+            assert_eq!(judge(&config, status, 5, after, now), Verdict::Fail(last), "{status}");
         }
-        assert_eq!(judge(&config, 409, 1, after), Verdict::Again(Duration::from_secs(7)));
+        assert_eq!(judge(&config, 409, 1, after, now), Verdict::Again(Duration::from_secs(7)));
         let hold = Config { on_no_executor: OnNoExecutor::Hold, ..Config::default() };
-        assert_eq!(judge(&hold, 503, 50, None), Verdict::Again(Duration::from_secs(30)));
+        assert_eq!(judge(&hold, 503, 50, None, now), Verdict::Again(Duration::from_secs(30)));
     }
 
     #[test]

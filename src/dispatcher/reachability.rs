@@ -23,7 +23,9 @@ pub const PROBE_POLICY: RetryPolicy =
 #[derive(Debug)]
 pub struct Reachability {
     state: State,
-    delays: Delays,
+    seed: u64,
+    /// Since the gate was last open; made when it closes.
+    delays: Option<Delays>,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,7 @@ enum State {
 impl Reachability {
     /// Starts with an open gate: the first request finds out.
     pub fn new(seed: u64) -> Self {
-        Self { state: State::Open, delays: PROBE_POLICY.delays(seed) }
+        Self { state: State::Open, seed, delays: None }
     }
 
     /// Says whether requests may leave.
@@ -54,16 +56,16 @@ impl Reachability {
 
     /// A request or a probe did not reach the registry. Returns whether the gate was open until now.
     pub fn on_unreachable(&mut self, cause: &str, now: Now) -> bool {
-        let delay = |delays: &mut Delays| delays.next().unwrap_or(PROBE_POLICY.cap);
         match &self.state {
             State::Open => {
-                let probe_at = now.instant + delay(&mut self.delays);
+                let probe_at = now.instant + self.next_delay(now);
                 self.state = State::Closed { since: now.wall, cause: cause.to_owned(), probe_at };
                 true
             }
             State::Probing { since, .. } => {
-                let probe_at = now.instant + delay(&mut self.delays);
-                self.state = State::Closed { since: *since, cause: cause.to_owned(), probe_at };
+                let since = *since;
+                let probe_at = now.instant + self.next_delay(now);
+                self.state = State::Closed { since, cause: cause.to_owned(), probe_at };
                 false
             }
             // A straggler that left before the gate closed tells nothing new.
@@ -71,11 +73,17 @@ impl Reachability {
         }
     }
 
+    fn next_delay(&mut self, now: Now) -> Duration {
+        let seed = self.seed;
+        let delays = self.delays.get_or_insert_with(|| PROBE_POLICY.delays(seed, now.instant));
+        delays.next().unwrap_or(PROBE_POLICY.cap)
+    }
+
     /// The registry answered something. Returns how long it was away when the gate opens by this.
     pub fn on_answer(&mut self, now: Now) -> Option<Duration> {
         let away = self.away().map(|(since, _)| now.wall.since(since));
         self.state = State::Open;
-        self.delays.reset();
+        self.delays = None;
         away
     }
 

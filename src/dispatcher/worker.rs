@@ -279,7 +279,7 @@ impl Worker {
     fn steer(&self, key: MissionKey, wish: Wish) {
         let (client, done, shutdown) = (Arc::clone(&self.client), self.done.clone(), self.shutdown.clone());
         self.tasks.spawn("steer", async move {
-            for delay in RetryPolicy::DISPATCH.delays(0) {
+            for delay in RetryPolicy::DISPATCH.delays(0, clock::now().instant) {
                 match client.steer(key.mission.as_str(), &wish).await {
                     Ok(result) => {
                         let status = if result == Steered::Terminal { client.status(key.mission.as_str()).await } else { None };

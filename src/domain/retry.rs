@@ -28,19 +28,18 @@ impl RetryPolicy {
         Self { base: Duration::from_secs(1), cap: Duration::from_secs(30), jitter: true };
 
     /// Returns the endless sequence of delays; `seed` decides the jitter.
-    pub fn delays(&self, seed: u64) -> Delays {
-        // The crate has no constructor that takes a clock, and `Instant` has no zero: `default` reads the clock once,
-        // the value is never looked at again because `max_elapsed_time` is none.
-        let clock = Standstill::default();
+    ///
+    /// The crate insists on a point in time to start from, which no delay depends on: any `start` will do.
+    pub fn delays(&self, seed: u64, start: Instant) -> Delays {
         let mut exponential = backoff::exponential::ExponentialBackoff {
             current_interval: self.base,
             initial_interval: self.base,
             randomization_factor: 0.0,
             multiplier: 2.0,
             max_interval: self.cap,
-            start_time: clock.0,
+            start_time: start,
             max_elapsed_time: None,
-            clock,
+            clock: Standstill(start),
         };
         exponential.reset();
         Delays { exponential, jitter: self.jitter, random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).max(1) }
@@ -48,10 +47,16 @@ impl RetryPolicy {
 
     /// Returns the delay before attempt `attempt + 1`, given that attempt `attempt` (from 1) failed.
     ///
-    /// A longer `retry_after` of the server wins.
-    pub fn delay_after(&self, attempt: u32, retry_after: Option<Duration>, seed: u64) -> Duration {
+    /// A longer `retry_after` of the server wins. `seed` and `now` are as in [`RetryPolicy::delays`].
+    pub fn delay_after(
+        &self,
+        attempt: u32,
+        retry_after: Option<Duration>,
+        seed: u64,
+        now: Instant,
+    ) -> Duration {
         let index = usize::try_from(attempt.saturating_sub(1).min(64)).unwrap_or(64);
-        let nominal = self.delays(seed ^ u64::from(attempt)).nth(index).unwrap_or(self.cap);
+        let nominal = self.delays(seed ^ u64::from(attempt), now).nth(index).unwrap_or(self.cap);
         retry_after.map_or(nominal, |asked| asked.max(nominal))
     }
 }
@@ -93,12 +98,6 @@ impl Iterator for Delays {
 #[derive(Debug, Clone, Copy)]
 struct Standstill(Instant);
 
-impl Default for Standstill {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
-}
-
 impl backoff::Clock for Standstill {
     fn now(&self) -> Instant {
         self.0
@@ -113,26 +112,28 @@ mod tests {
     fn delays_double_up_to_the_cap() {
         let policy =
             RetryPolicy { base: Duration::from_secs(1), cap: Duration::from_secs(30), jitter: false };
-        let seconds: Vec<u64> = policy.delays(7).take(7).map(|d| d.as_secs()).collect();
+        let seconds: Vec<u64> = policy.delays(7, Instant::now()).take(7).map(|d| d.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
     }
 
     #[test]
     fn a_longer_retry_after_wins_and_a_shorter_one_does_not() {
         let policy = RetryPolicy::DISPATCH;
-        assert_eq!(policy.delay_after(1, Some(Duration::from_secs(9)), 0), Duration::from_secs(9));
-        assert_eq!(policy.delay_after(3, Some(Duration::from_millis(1)), 0), Duration::from_secs(2));
-        assert_eq!(policy.delay_after(1000, None, 0), Duration::from_secs(30));
+        let now = Instant::now();
+        assert_eq!(policy.delay_after(1, Some(Duration::from_secs(9)), 0, now), Duration::from_secs(9));
+        assert_eq!(policy.delay_after(3, Some(Duration::from_millis(1)), 0, now), Duration::from_secs(2));
+        assert_eq!(policy.delay_after(1000, None, 0, now), Duration::from_secs(30));
     }
 
     #[test]
     fn jitter_stays_below_the_nominal_delay_and_follows_its_seed() {
         let policy = RetryPolicy { jitter: true, ..RetryPolicy::DISPATCH };
-        let plain = RetryPolicy::DISPATCH.delays(0);
-        let first: Vec<_> = policy.delays(42).take(20).collect();
-        let again: Vec<_> = policy.delays(42).take(20).collect();
+        let now = Instant::now();
+        let plain = RetryPolicy::DISPATCH.delays(0, now);
+        let first: Vec<_> = policy.delays(42, now).take(20).collect();
+        let again: Vec<_> = policy.delays(42, now).take(20).collect();
         assert_eq!(first, again);
         assert!(first.iter().zip(plain).all(|(jittered, nominal)| *jittered <= nominal));
-        assert_ne!(first, policy.delays(43).take(20).collect::<Vec<_>>());
+        assert_ne!(first, policy.delays(43, now).take(20).collect::<Vec<_>>());
     }
 }

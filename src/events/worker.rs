@@ -1,6 +1,7 @@
 //! Service: takes the commands; the streams themselves follow in the next change.
 
-use super::{Command, Config, Report};
+use super::Config;
+use super::messages::{Command, Report};
 use crate::net::http::Http;
 use crate::runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;

@@ -299,7 +299,7 @@ impl Worker {
             Message::DialFailed { id } => {
                 let attempt = self.dial_attempts.entry(id.clone()).or_insert(0);
                 *attempt = attempt.saturating_add(1);
-                let after = RetryPolicy::RECONNECT.delay_after(*attempt, None, seed(&id));
+                let after = RetryPolicy::RECONNECT.delay_after(*attempt, None, seed(&id), now.instant);
                 self.machine.dial_failed(&id, after.max(Duration::from_millis(100)), now);
                 return None;
             }

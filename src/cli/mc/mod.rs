@@ -1,4 +1,4 @@
-//! Stage: Mission Control on files: a file per verb.
+//! Command: Mission Control on files: a file per verb.
 //!
 //! Every verb reads and writes the folder itself, with or without a bridge running, and through the same lossless
 //! writer as the bridge. What a written word means to a running bridge is the table of [`crate::writeback::merge`].
