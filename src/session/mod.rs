@@ -16,3 +16,4 @@ pub mod recovery;
 pub mod splice;
 pub mod status_file;
 pub mod store;
+pub mod waiting;
