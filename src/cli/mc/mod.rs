@@ -4,9 +4,17 @@
 //! writer as the bridge. What a written word means to a running bridge is the table of [`crate::writeback::merge`].
 
 pub mod bridge;
+pub mod abort;
 pub mod dispatch;
 pub mod folder;
+mod held;
+pub mod pause;
+pub mod respond;
+pub mod resume;
+pub mod retry;
 pub mod start;
+pub mod stop;
+pub mod target;
 
 use crate::cli::exit::Code;
 use clap::Subcommand;
@@ -20,6 +28,18 @@ pub enum Mc {
     Start(start::Arguments),
     /// Queue a mission and print its id
     Dispatch(Box<dispatch::Arguments>),
+    /// Answer the question that a mission asks
+    Respond(respond::Arguments),
+    /// Queue a mission that has ended once more
+    Retry(retry::Arguments),
+    /// End a mission, whether it waits or runs
+    Abort(abort::Arguments),
+    /// Hold a mission, or all queued missions of a session
+    Pause(pause::Arguments),
+    /// Let a paused mission, or a paused or stopped session, go on
+    Resume(resume::Arguments),
+    /// Close a session: its queued missions are held for good, those that run go on
+    Stop(stop::Arguments),
 }
 
 /// Carries out one verb.
@@ -31,5 +51,11 @@ pub async fn run(verb: Mc) -> anyhow::Result<Code> {
         Mc::Bridge(arguments) => bridge::run(*arguments).await,
         Mc::Start(arguments) => folder::blocking(move || start::run(&arguments)).await,
         Mc::Dispatch(arguments) => folder::blocking(move || dispatch::run(&arguments)).await,
+        Mc::Respond(arguments) => folder::blocking(move || respond::run(&arguments)).await,
+        Mc::Retry(arguments) => folder::blocking(move || retry::run(&arguments)).await,
+        Mc::Abort(arguments) => folder::blocking(move || abort::run(&arguments)).await,
+        Mc::Pause(arguments) => folder::blocking(move || pause::run(&arguments)).await,
+        Mc::Resume(arguments) => folder::blocking(move || resume::run(&arguments)).await,
+        Mc::Stop(arguments) => folder::blocking(move || stop::run(&arguments)).await,
     }
 }
