@@ -8,6 +8,7 @@
 //! | 3 | the settings are wrong |
 //! | 4 | state on disk was refused, or is locked by another process |
 //! | 5 | a peer is unreachable |
+//! | 124 | what was waited for did not come in time, as with `timeout(1)` |
 //! | 130 | a second signal |
 
 use std::fmt::Write as _;
@@ -28,6 +29,8 @@ pub enum Code {
     State,
     /// A peer is unreachable.
     Unreachable,
+    /// What was waited for did not come in time.
+    TimedOut,
 }
 
 impl From<Code> for ExitCode {
@@ -39,6 +42,7 @@ impl From<Code> for ExitCode {
             Code::Settings => 3,
             Code::State => 4,
             Code::Unreachable => 5,
+            Code::TimedOut => 124,
         })
     }
 }

@@ -2,6 +2,9 @@
 
 use super::folder::{self, Folder};
 use super::start;
+use super::target::Target;
+use super::wait::{self, Goal};
+use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
@@ -17,6 +20,7 @@ use clap::Args;
 use serde_json::value::RawValue;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Longest objective that is taken, in bytes: a long document, far below what a registry accepts as a body.
 const MAX_OBJECTIVE_BYTES: u64 = 512 * 1024;
@@ -66,6 +70,12 @@ pub struct Arguments {
     /// Let the agent's loop run at most this often; the default is Mission Control's
     #[arg(long, default_value_t = 10, value_name = "N")]
     max_iterations: u32,
+    /// Wait until it has ended, and end with its outcome: 0 done, 1 failed or aborted
+    #[arg(long)]
+    wait: bool,
+    /// With --wait, give up after this long, such as 90s, 5m or 2h, and end with 124
+    #[arg(long, requires = "wait", value_name = "DURATION", value_parser = duration::parse)]
+    timeout: Option<Duration>,
     /// Which folder.
     #[command(flatten)]
     folder: Folder,
@@ -95,7 +105,16 @@ fn metadata(text: &str) -> Result<(String, String), String> {
 ///
 /// # Errors
 /// The session is unknown or full, the id is taken, or the folder cannot be written.
-pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
+pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
+    let (is_waiting, timeout, folder) = (arguments.wait, arguments.timeout, arguments.folder.clone());
+    let target = folder::blocking(move || dispatched(&arguments)).await?;
+    if !is_waiting {
+        return Ok(Code::Done);
+    }
+    wait::until(&folder, &target, Goal::State(MissionState::Done), timeout).await
+}
+
+fn dispatched(arguments: &Arguments) -> anyhow::Result<Target> {
     let objective = arguments.objective()?;
     let store = arguments.folder.store();
     let now = clock::wall();
@@ -117,7 +136,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
             ));
         }
     }
-    Ok(Code::Done)
+    Ok(Target { session, mission: mission.to_string() })
 }
 
 fn queue(

@@ -52,13 +52,7 @@ impl Folder {
         if self.watch_dir == std::path::Path::new(DEFAULT_WATCH_DIR) {
             return String::new();
         }
-        let text = self.watch_dir.display().to_string();
-        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+:@".contains(&b));
-        if is_plain {
-            format!(" --watch-dir {text}")
-        } else {
-            format!(" --watch-dir '{}'", text.replace('\'', "'\\''"))
-        }
+        format!(" --watch-dir {}", shell(&self.watch_dir.display().to_string()))
     }
 
     /// Returns the ids of all sessions, in order.
@@ -180,4 +174,13 @@ fn refused_update(session: &SessionId, error: UpdateError) -> Ended {
         Some(hint) => ended.hint(hint),
         None => ended,
     }
+}
+
+/// Spells one word of a command line that can be pasted into a shell.
+pub fn shell(word: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:@".contains(&b);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }

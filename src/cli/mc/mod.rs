@@ -8,13 +8,19 @@ pub mod abort;
 pub mod dispatch;
 pub mod folder;
 mod held;
+pub mod list;
+pub mod overview;
 pub mod pause;
 pub mod respond;
 pub mod resume;
 pub mod retry;
 pub mod start;
+pub mod status;
 pub mod stop;
+pub mod table;
 pub mod target;
+pub mod wait;
+pub mod watch;
 
 use crate::cli::exit::Code;
 use clap::Subcommand;
@@ -28,6 +34,14 @@ pub enum Mc {
     Start(start::Arguments),
     /// Queue a mission and print its id
     Dispatch(Box<dispatch::Arguments>),
+    /// Show the sessions and how many missions stand where
+    List(list::Arguments),
+    /// Show what waits, runs, asks and failed, and why
+    Status(status::Arguments),
+    /// Follow what status shows
+    Watch(watch::Arguments),
+    /// Wait until a mission is done, or somewhere else
+    Wait(wait::Arguments),
     /// Answer the question that a mission asks
     Respond(respond::Arguments),
     /// Queue a mission that has ended once more
@@ -50,7 +64,11 @@ pub async fn run(verb: Mc) -> anyhow::Result<Code> {
     match verb {
         Mc::Bridge(arguments) => bridge::run(*arguments).await,
         Mc::Start(arguments) => folder::blocking(move || start::run(&arguments)).await,
-        Mc::Dispatch(arguments) => folder::blocking(move || dispatch::run(&arguments)).await,
+        Mc::Dispatch(arguments) => dispatch::run(*arguments).await,
+        Mc::List(arguments) => folder::blocking(move || list::run(&arguments)).await,
+        Mc::Status(arguments) => folder::blocking(move || status::run(&arguments)).await,
+        Mc::Watch(arguments) => watch::run(arguments).await,
+        Mc::Wait(arguments) => wait::run(arguments).await,
         Mc::Respond(arguments) => folder::blocking(move || respond::run(&arguments)).await,
         Mc::Retry(arguments) => folder::blocking(move || retry::run(&arguments)).await,
         Mc::Abort(arguments) => folder::blocking(move || abort::run(&arguments)).await,
