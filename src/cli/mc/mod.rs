@@ -3,8 +3,8 @@
 //! Every verb reads and writes the folder itself, with or without a bridge running, and through the same lossless
 //! writer as the bridge. What a written word means to a running bridge is the table of [`crate::writeback::merge`].
 
-pub mod bridge;
 pub mod abort;
+pub mod bridge;
 pub mod dispatch;
 pub mod folder;
 mod held;
