@@ -1,5 +1,7 @@
 //! Stage: what happened, in order: the streams of the executors that hold our missions.
 
+pub mod client;
+pub mod machine;
 pub mod messages;
 pub mod worker;
 

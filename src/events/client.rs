@@ -1,0 +1,100 @@
+//! Edge: an executor's line as an observer sees it, and the registry's record of a mission.
+
+use crate::domain::id::{ExecutorId, MissionId};
+use crate::domain::secret::Token;
+use crate::events::Config;
+use crate::events::machine::{Answer, Why};
+use crate::net::http::{self, Http};
+use crate::net::ws::{Connection, Failure};
+use crate::protocol::envelope::CLOSE_UNAUTHORIZED;
+use crate::protocol::executor_v1::MissionStatus;
+use crate::protocol::route;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+/// How long a line may take to come up: the limit of the executor contract for a forward.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The registry did not tell about a mission.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It answered something else.
+    #[error("the registry does not tell about missions: {message}")]
+    Refused {
+        /// Its sentence, or the status.
+        message: String,
+        /// How long it asks us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// It answered with something that is no record of a mission.
+    #[error("the registry's record of a mission is malformed")]
+    Malformed(#[source] serde_json::Error),
+    /// It did not answer.
+    #[error("the registry does not answer")]
+    NoAnswer(#[from] http::Failure),
+}
+
+/// Speaks to one registry, reading only.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: Http,
+    config: Config,
+}
+
+impl Client {
+    /// Makes a client of the registry that `config` names.
+    pub fn new(http: Http, config: Config) -> Self {
+        Self { http, config }
+    }
+
+    /// Asks for the record of one mission.
+    ///
+    /// # Errors
+    /// [`AskError`] when there is no usable answer; the question may be repeated at any time.
+    ///
+    /// # Cancel safety
+    /// Safe: asking changes nothing.
+    pub async fn ask(&self, mission: &MissionId) -> Result<Answer, AskError> {
+        let url = route::join(&self.config.serve_url, &route::mission(mission.as_str()));
+        let mut request = self.http.request(reqwest::Method::GET, &url);
+        if let Some(token) = &self.config.operator {
+            request = request.bearer_auth(token.reveal());
+        }
+        let answer = self.http.send(request).await?;
+        match answer.status {
+            200..300 => {
+                let status: MissionStatus =
+                    serde_json::from_slice(&answer.body).map_err(AskError::Malformed)?;
+                let mut hasher = DefaultHasher::new();
+                answer.body.hash(&mut hasher);
+                Ok(Answer::Known { status: Box::new(status), print: hasher.finish() })
+            }
+            404 => Ok(Answer::NotFound),
+            _ => Err(AskError::Refused { message: answer.message(), retry_after: answer.retry_after }),
+        }
+    }
+
+    /// Opens the line of one executor, always as an observer.
+    ///
+    /// # Errors
+    /// [`Why`] says whether it is worth trying again soon.
+    pub async fn observe(&self, executor: &ExecutorId) -> Result<Connection, Why> {
+        let base = route::socket_base(&self.config.serve_url);
+        let url = format!("{}?role=observer", route::join(&base, &route::socket(executor.as_str())));
+        let token = self.config.tokens.get(executor).or(self.config.operator.as_ref());
+        Connection::open(&url, token.map(Token::reveal), CONNECT_LIMIT).await.map_err(|failure| why(&failure))
+    }
+}
+
+/// Says whether a line that failed was refused or lost.
+pub fn why(failure: &Failure) -> Why {
+    match failure {
+        Failure::Refused { status: 401 | 403 | 404 | 426, .. }
+        | Failure::Closed { code: CLOSE_UNAUTHORIZED, .. }
+        | Failure::Unusable { .. } => Why::Refused(failure.to_string()),
+        Failure::Refused { .. }
+        | Failure::Closed { .. }
+        | Failure::Broken { .. }
+        | Failure::Silent { .. } => Why::Lost(failure.to_string()),
+    }
+}
