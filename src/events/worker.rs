@@ -4,9 +4,9 @@
 //! taken all the time, so that nobody who waits for us is waited for.
 
 use crate::domain::id::{ExecutorId, MissionId};
+use crate::events::Config;
 use crate::events::client::{self, AskError, Client};
 use crate::events::machine::{Answer, Effect, Event, Machine, Why};
-use crate::events::Config;
 use crate::events::messages::{Command, Report};
 use crate::net::http::Http;
 use crate::protocol::envelope::Frame;
