@@ -80,17 +80,10 @@ impl Looker {
         listed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut seen = std::mem::take(&mut self.seen);
         let mut sessions = Vec::with_capacity(listed.len());
-        for (session, identity) in listed {
-            let content = match seen.remove(&session) {
-                Some((known, content @ Content::Session { .. })) if known == identity => content,
-                Some(_) | None => match self.read(&session, now) {
-                    Some((identity, content)) => {
-                        self.seen.insert(session.clone(), (identity, content.clone()));
-                        sessions.push((session, content));
-                        continue;
-                    }
-                    None => continue,
-                },
+        for (session, listed) in listed {
+            let known = seen.remove(&session).filter(|(identity, _)| *identity == listed);
+            let Some((identity, content)) = known.or_else(|| self.read(&session, listed, now)) else {
+                continue;
             };
             self.seen.insert(session.clone(), (identity, content.clone()));
             sessions.push((session, content));
@@ -103,7 +96,13 @@ impl Looker {
         Ok(Overview { now, bridge: self.bridge(), sessions, ignored })
     }
 
-    fn read(&self, session: &SessionId, now: Timestamp) -> Option<(FileIdentity, Content)> {
+    /// Reads a session; nothing when it is gone. The identity is that of the content that was looked at.
+    fn read(
+        &self,
+        session: &SessionId,
+        listed: FileIdentity,
+        now: Timestamp,
+    ) -> Option<(FileIdentity, Content)> {
         match folder::read_settled(&self.store, session) {
             Ok(Reading { document, identity }) => {
                 let (_, findings) =
@@ -120,14 +119,15 @@ impl Looker {
             }
             Err(ReadError::Missing { .. }) => None,
             Err(error) => {
-                let text = match &error {
-                    ReadError::Torn { source, .. } => format!("session.json does not parse at {source}"),
+                let (identity, text) = match &error {
+                    ReadError::Torn { identity, source, .. } => {
+                        (*identity, format!("session.json does not parse at {source}"))
+                    }
                     ReadError::TooLarge { .. }
                     | ReadError::Refused { .. }
                     | ReadError::Io { .. }
-                    | ReadError::Missing { .. } => chain(&error),
+                    | ReadError::Missing { .. } => (listed, chain(&error)),
                 };
-                let identity = self.store.identity(session).ok().flatten()?;
                 Some((identity, Content::Unreadable(text)))
             }
         }

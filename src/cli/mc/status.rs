@@ -11,7 +11,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::Priority;
 use crate::domain::time::Timestamp;
 use crate::runtime::clock;
-use crate::session::waiting::{Bridge, Remedy, Surroundings, one_line, span};
+use crate::session::waiting::{Bridge, Cause, Remedy, Surroundings, one_line, span};
 use clap::Args;
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ pub fn lines(
         };
         lines.extend(table::wrapped(&format!("{title}  ({})", tally(&summary)), width));
         if let Content::Unreadable(why) = content {
-            lines.extend(table::wrapped(&format!("    {why}"), width));
+            lines.extend(table::hanging("    ", why, width));
             continue;
         }
         let most = if is_all { usize::MAX } else { MOST_ROWS };
@@ -216,10 +216,10 @@ fn bridge_lines(
     let mut lines = Vec::new();
     let Some(status) = surroundings.running() else {
         let why = surroundings.bridge_gone().map_or_else(|| "no bridge is running".to_owned(), |r| r.text);
-        lines.extend(table::wrapped(&format!("bridge   {why}"), width));
+        lines.extend(table::hanging("bridge   ", &why, width));
         let old = matches!(bridge, Bridge::Seen(_) | Bridge::Unreadable(_));
         if old {
-            lines.extend(table::wrapped("         what follows is what was known last", width));
+            lines.extend(table::hanging("         ", "what follows is what was known last", width));
         }
         lines.push(format!("         start one: aiwg-rs mc bridge{}", folder.option()));
         return lines;
@@ -229,8 +229,9 @@ fn bridge_lines(
         (0, 0) => "idle".to_owned(),
         (open, waiting) => format!("{open} requests open, {waiting} missions waiting"),
     };
-    lines.extend(table::wrapped(
-        &format!("bridge   running for {up} (process {}), {work}", status.pid),
+    lines.extend(table::hanging(
+        "bridge   ",
+        &format!("running for {up} (process {}), {work}", status.pid),
         width,
     ));
     let registry = match status.unreachable_since {
@@ -245,9 +246,9 @@ fn bridge_lines(
         }
         None => status.serve_url.clone(),
     };
-    lines.extend(table::wrapped(&format!("registry {registry}"), width));
+    lines.extend(table::hanging("registry ", &registry, width));
     if let Some(why) = status.watch_why.as_deref().filter(|_| !status.watch_native) {
-        lines.extend(table::wrapped(&format!("watching by polling: {}", one_line(why)), width));
+        lines.extend(table::hanging("watching ", &format!("by polling: {}", one_line(why)), width));
     }
     lines
 }
@@ -349,7 +350,9 @@ fn notes(sheet: &mut Sheet, folder: &Folder, line: &MissionLine<'_>) {
         sheet.note(&one_line(&action));
     }
     if let Some(reason) = &line.waits {
-        sheet.note(&one_line(&reason.text));
+        if reason.cause != Cause::QuestionOpen {
+            sheet.note(&one_line(&reason.text));
+        }
         if let Some(command) = line.remedy(folder).filter(|_| reason.remedy != Some(Remedy::StartBridge)) {
             sheet.command(&command);
         }
@@ -361,13 +364,13 @@ fn notes(sheet: &mut Sheet, folder: &Folder, line: &MissionLine<'_>) {
 
 /// Everything about one mission, a line per fact.
 fn details(folder: &Folder, line: &MissionLine<'_>, now: Timestamp, width: u16) -> Vec<String> {
-    const LABEL: u16 = 11;
+    const LABEL: usize = 11;
     let mut lines = Vec::new();
     let mut fact = |label: &str, text: &str| {
-        for (index, part) in text.lines().flat_map(|l| table::wrapped(l, width.max(40) - LABEL)).enumerate() {
+        for (index, line) in text.lines().enumerate() {
             let label = if index == 0 { label } else { "" };
-            lines
-                .push(format!("{label:<11}{}", part.chars().filter(|c| !c.is_control()).collect::<String>()));
+            let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            lines.extend(table::hanging(&format!("{label:<LABEL$}"), &line, width));
         }
     };
     fact("mission", &format!("{}/{}", line.session, line.id));

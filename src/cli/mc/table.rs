@@ -166,9 +166,7 @@ impl Note {
         let indent = " ".repeat(usize::from(INDENT));
         match self {
             Self::Command(text) => vec![format!("{indent}{text}")],
-            Self::Text(text) => {
-                wrapped(text, width - INDENT).into_iter().map(|line| format!("{indent}{line}")).collect()
-            }
+            Self::Text(text) => hanging(&indent, text, width),
         }
     }
 }
@@ -182,6 +180,16 @@ pub fn wrapped(text: &str, width: u16) -> Vec<String> {
         column.set_padding((0, 0));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// Breaks a text into lines of at most `width`, the first behind `label`, the others as far to the right.
+pub fn hanging(label: &str, text: &str, width: u16) -> Vec<String> {
+    let indent = label.chars().count();
+    let room = width.max(NARROWEST).saturating_sub(u16::try_from(indent).unwrap_or(0));
+    let line = |(index, line): (usize, String)| {
+        if index == 0 { format!("{label}{line}") } else { format!("{:indent$}{line}", "") }
+    };
+    wrapped(text, room).into_iter().enumerate().map(line).collect()
 }
 
 fn single(cells: &[String]) -> Row {
