@@ -119,6 +119,8 @@ fn is_equal(left: Option<&&str>, right: Option<&&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn document(text: &str) -> Document {
         Document::parse(text).unwrap()
@@ -141,6 +143,61 @@ mod tests {
             r#"{"n":2,"z":3,"missions":[{"id":"a","x":2,"both":3,"y":1,"new":1},{"id":"c"},{"id":"b"},{"odd":1}]}"#
         );
         assert!(changes(&ancestor, &ancestor, &second).is_empty());
+    }
+
+    /// Changes of one writer: mission, key, new value or removal.
+    type Script = Vec<(usize, usize, Option<u8>)>;
+
+    fn script() -> impl Strategy<Value = Script> {
+        proptest::collection::vec((0..4_usize, 0..4_usize, proptest::option::of(0..3_u8)), 0..12)
+    }
+
+    type Model = BTreeMap<(usize, usize), Option<u8>>;
+
+    /// Plays a script on a document and on a model. The fourth mission does not exist at first.
+    fn played(start: &Document, script: &Script, model: &mut Model) -> Document {
+        let mut edits = Edits::new();
+        for (mission, key, value) in script {
+            let patch = match value {
+                Some(value) => MissionPatch::new().with(format!("k{key}"), value.to_string()),
+                None => MissionPatch::new().without(format!("k{key}")),
+            };
+            edits.append_mission(format!("{{\"id\":\"m{mission}\"}}")).unwrap();
+            edits.patch_mission(format!("m{mission}"), patch);
+            model.insert((*mission, *key), *value);
+        }
+        let with_missions = document(&laid(&edits, start));
+        document(&laid(&edits, &with_missions))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn of_two_writers_the_later_wins_a_field_and_neither_loses_another(
+            start in script(), first in script(), second in script(),
+        ) {
+            let empty = document(r#"{"missions":[{"id":"m0"},{"id":"m1"},{"id":"m2"}]}"#);
+            let mut at_start = Model::new();
+            let ancestor = played(&empty, &start, &mut at_start);
+            let (mut ours, mut theirs) = (at_start.clone(), at_start.clone());
+            let earlier = played(&ancestor, &first, &mut ours);
+            let later = played(&ancestor, &second, &mut theirs);
+            let merged = document(&laid(&changes(&ancestor, &earlier, &later), &later));
+            for mission in 0..4 {
+                let field = |document: &Document, key: usize| {
+                    let mission = document.mission(&format!("m{mission}"))?;
+                    mission.field(&format!("k{key}"))?.parse::<u8>().ok()
+                };
+                for key in 0..4 {
+                    let value = |model: &Model| model.get(&(mission, key)).copied().flatten();
+                    let (old, ours, theirs) = (value(&at_start), value(&ours), value(&theirs));
+                    let wanted = if theirs == old { ours } else { theirs };
+                    prop_assert_eq!(field(&merged, key), wanted, "m{} k{}", mission, key);
+                }
+            }
+            prop_assert!(merged.apply(&changes(&ancestor, &earlier, &merged)).is_none());
+        }
     }
 
     #[test]
