@@ -1,5 +1,5 @@
-//! How long one durable change of a `session.json` takes: lock, read, patch, exchange, look at what was displaced. Beside
-//! it the bare loop that anyone needs: write, fsync, rename, fsync of the directory.
+//! How long one durable change of a `session.json` takes when its last version is known, as the bridge does it: lock,
+//! patch, exchange, look at what was displaced. Beside it the bare loop that anyone needs: write, fsync, rename, fsync of the directory.
 //!
 //! `cargo bench --bench session_update` prints one line per size, in microseconds: the median of many rounds.
 
@@ -14,7 +14,7 @@ use aiwg_rs::disk::atomic;
 use aiwg_rs::disk::fsync::FsyncPolicy;
 use aiwg_rs::domain::id::SessionId;
 use aiwg_rs::session::document::{Edits, MissionPatch};
-use aiwg_rs::session::store::{SessionStore, WriteMode};
+use aiwg_rs::session::store::{Reading, SessionStore, WriteMode};
 
 fn session(missions: usize) -> String {
     let mission = |n: usize| {
@@ -63,11 +63,14 @@ fn main() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let text = session(missions);
         fs::write(&file, &text).unwrap();
-        let update = |store: &SessionStore, round: usize| {
+        let mut known = store(FsyncPolicy::Never).read(&id).unwrap();
+        let mut update = |store: &SessionStore, round: usize| {
             let mut edits = Edits::new();
             let patch = MissionPatch::new().with_str("status", "running").with("loop", round.to_string());
             edits.patch_mission(format!("mission-{:06}", round % missions), patch);
-            drop(store.update(&id, &mut |document| document.apply(&edits)).unwrap());
+            let updated =
+                store.update_from(&id, Some(&known), &mut |document| document.apply(&edits)).unwrap();
+            known = Reading { document: updated.document, identity: updated.identity };
         };
         let durable = store(FsyncPolicy::Batch);
         let exchange = median(rounds, |round| update(&durable, round + 1));

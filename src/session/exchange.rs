@@ -90,10 +90,11 @@ pub(super) fn update(
             policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
             older.staged.discard().map_err(failed)?;
         }
-        let mut displaced = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
+        let (mut displaced, seen) = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
         policy.sync_directory(path.parent().unwrap_or(path)).map_err(failed)?;
-        if let Displaced::Expected = displaced {
-            displaced = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
+        // Syncing takes a while: somebody who had found the old file's name before the exchange shows up by now.
+        if !is_still(staged.path(), &seen).map_err(UpdateError::from)? {
+            (displaced, _) = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
         }
         match displaced {
             Displaced::Expected => {
@@ -254,10 +255,19 @@ pub(super) fn laid(path: &Path, onto: &Arc<Document>, edits: &Edits) -> Result<A
     }
 }
 
-/// Looks at a displaced file once nobody writes to it any more, or our patience is over.
-pub(super) fn settled(path: &Path, expected: &[u8]) -> Result<Displaced, store::ReadError> {
+/// Says whether a displaced file is still what was seen, and nobody is about to change that.
+fn is_still(path: &Path, seen: &FileIdentity) -> Result<bool, store::ReadError> {
     let file = store::open(path)?;
-    let look = || -> Result<Option<Displaced>, store::ReadError> {
+    let failed = |error| store::ReadError::io(path, error);
+    let is_written = lease::writers(&file).map_err(failed)? == Writers::Some;
+    Ok(!is_written && identity::of_file(&file).map_err(failed)? == *seen)
+}
+
+/// Looks at a displaced file once nobody writes to it any more, or our patience is over. Returns what it is, and which
+/// content that was.
+pub(super) fn settled(path: &Path, expected: &[u8]) -> Result<(Displaced, FileIdentity), store::ReadError> {
+    let file = store::open(path)?;
+    let look = || -> Result<Option<(Displaced, FileIdentity)>, store::ReadError> {
         let writers = lease::writers(&file).map_err(|error| store::ReadError::io(path, error))?;
         let (bytes, before) = store::read_open(path, &file)?;
         match writers {
@@ -273,11 +283,14 @@ pub(super) fn settled(path: &Path, expected: &[u8]) -> Result<Displaced, store::
         }
         Ok(match judged(bytes, expected) {
             Displaced::Torn(_) => None,
-            other @ (Displaced::Expected | Displaced::Foreign(_)) => Some(other),
+            other @ (Displaced::Expected | Displaced::Foreign(_)) => Some((other, before)),
         })
     };
     let found = wait::until(FIRST_PAUSE, LONGEST_PAUSE, WRITER_PATIENCE, || look().transpose());
-    found.unwrap_or_else(|| Ok(judged(store::read_open(path, &file)?.0, expected)))
+    found.unwrap_or_else(|| {
+        let (bytes, identity) = store::read_open(path, &file)?;
+        Ok((judged(bytes, expected), identity))
+    })
 }
 
 /// Says what some bytes are, in the light of what was expected.
@@ -349,17 +362,21 @@ pub(super) fn unfinished_tag() -> std::io::Result<String> {
     Ok(format!("{}{unfinished}", atomic::random_tag()?))
 }
 
-/// Tells contents apart, eight bytes a step. Not against malice: whoever may write here may write the session itself.
+/// Tells contents apart, in four lanes of eight bytes a step. Not against malice: whoever may write here may write the session itself.
 pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
     let step = |hash: u64, word: u64| {
         let mixed = (hash ^ word).wrapping_mul(MULTIPLIER);
         mixed ^ (mixed >> 29)
     };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut hash = step(MULTIPLIER, u64::try_from(bytes.len()).unwrap_or(0));
-    for word in words {
-        hash = step(hash, u64::from_le_bytes(*word));
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let mut lanes = [1, 2, 3, 4];
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane = step(*lane, u64::from_le_bytes(*word));
+        }
     }
+    let hash = lanes.into_iter().fold(u64::try_from(bytes.len()).unwrap_or(0), step);
     rest.iter().fold(hash, |hash, &byte| step(hash, u64::from(byte)))
 }

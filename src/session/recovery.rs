@@ -57,7 +57,7 @@ impl SessionStore {
         let failed = |source| UpdateError::Write { path: path.clone(), source };
         for leftover in leftovers(&path)? {
             if let Stage::Complete { displaced, ours } = leftover.stage {
-                match exchange::settled(&leftover.path, &[]).map_err(UpdateError::from)? {
+                match exchange::settled(&leftover.path, &[]).map_err(UpdateError::from)?.0 {
                     Displaced::Foreign(found) => {
                         if self.merge(&path, &found, displaced, ours)? {
                             recovered.merged += 1;

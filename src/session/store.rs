@@ -406,9 +406,29 @@ impl SessionStore {
         session: &SessionId,
         apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
     ) -> Result<Updated, UpdateError> {
+        self.update_from(session, None, apply)
+    }
+
+    /// Changes a session as [`SessionStore::update`] does, and does not parse it again while it is still `known`: for
+    /// whoever keeps what the last reading or update returned.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the file is then as others left it.
+    pub fn update_from(
+        &self,
+        session: &SessionId,
+        known: Option<&Reading>,
+        apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
+    ) -> Result<Updated, UpdateError> {
         let path = self.locate(session)?;
         let _lock = lock(&path)?;
-        let first = load_settled(&path)?;
+        let first = match known {
+            Some(known) => match load_known(&path, known)? {
+                Some(loaded) => loaded,
+                None => load_settled(&path)?,
+            },
+            None => load_settled(&path)?,
+        };
         self.write_over(&path, first, apply)
     }
 
@@ -519,6 +539,14 @@ pub(super) fn load(path: &Path) -> Result<Loaded, ReadError> {
         Ok(document) => Ok(Loaded { document: Arc::new(document), identity, file }),
         Err(source) => Err(ReadError::Torn { path: path.to_owned(), identity, source: Box::new(source) }),
     }
+}
+
+/// Opens a file and takes its content as known, if its identity says so.
+fn load_known(path: &Path, known: &Reading) -> Result<Option<Loaded>, ReadError> {
+    let file = open(path)?;
+    let identity = identity::of_file(&file).map_err(|error| ReadError::io(path, error))?;
+    let document = Arc::clone(&known.document);
+    Ok((identity == known.identity).then_some(Loaded { document, identity, file }))
 }
 
 /// Reads and parses a file, again and again while it is torn.

@@ -74,6 +74,30 @@ fn what_was_written_after_we_had_read_is_built_upon() {
 }
 
 #[test]
+fn a_known_version_is_used_while_it_is_in_the_file_and_not_longer() {
+    for mode in BOTH {
+        let folder = Folder::with_missions(2);
+        let store = folder.store(mode);
+        let known = store.read(&folder.session).unwrap();
+        let same = |document: &Document| std::ptr::eq(document, known.document.as_ref());
+        let mut was_known = Vec::new();
+        let updated = store.update_from(&folder.session, Some(&known), &mut |document| {
+            was_known.push(same(document));
+            ours(document)
+        });
+        assert!(updated.unwrap().wrote);
+        fs::write(folder.file(), folder.text().replacen("1.10", "1.10, \"theirs\": 2", 1)).unwrap();
+        let updated = store.update_from(&folder.session, Some(&known), &mut |document| {
+            was_known.push(same(document));
+            ours(document)
+        });
+        assert!(!updated.unwrap().wrote);
+        assert_eq!(was_known, [true, false]);
+        has(&folder.text(), &["ours", "theirs"]);
+    }
+}
+
+#[test]
 fn a_file_renamed_over_ours_after_we_had_read_is_built_upon() {
     for mode in BOTH {
         let folder = Folder::with_missions(2);
