@@ -6,7 +6,7 @@ use crate::registry::identity::IdentityError;
 use crate::registry::server::{self, ServeError};
 use crate::registry::{Config, identity_path};
 use crate::runtime::shutdown::{self, Shutdown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -16,6 +16,11 @@ pub struct Arguments {
     /// Listen on this address; port 0 takes a free one and says which
     #[arg(long, env = "AIWG_RS_BIND", default_value = "127.0.0.1:7337", value_name = "HOST:PORT")]
     pub bind: String,
+    /// Keep missions, events and executors in this folder
+    ///
+    /// Without the flag it is `.aiwg/aiwg-rs` of the project, if that has an `.aiwg`, else `$XDG_STATE_HOME/aiwg-rs`.
+    #[arg(long, env = "AIWG_RS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Keep the executors' tokens in this file
     ///
     /// Other programs share it. Without the flag it is found as they do: `roots.executor_identity` in
@@ -45,7 +50,12 @@ impl Arguments {
         let home = std::env::home_dir();
         let project = std::env::current_dir()?;
         let path = identity_path::locate(self.identity_store.as_deref(), &project, home.as_deref());
+        let state_dir = match &self.state_dir {
+            Some(folder) => folder.clone(),
+            None => default_state_dir(&project, home.as_deref()),
+        };
         Ok(Config {
+            state_dir: Some(state_dir),
             identity_file: Some(path.map_err(refused)?),
             forward_timeout: self.forward_timeout,
             executor_grace: self.executor_grace,
@@ -53,6 +63,19 @@ impl Arguments {
             drain_timeout: self.drain_timeout,
             ..Config::default()
         })
+    }
+}
+
+/// Returns where state lies when nobody says so.
+pub fn default_state_dir(project: &Path, home: Option<&Path>) -> PathBuf {
+    let in_project = project.join(".aiwg");
+    if in_project.is_dir() {
+        return in_project.join("aiwg-rs");
+    }
+    let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    match state_home.or_else(|| home.map(|home| home.join(".local/state"))) {
+        Some(state_home) => state_home.join("aiwg-rs"),
+        None => in_project.join("aiwg-rs"),
     }
 }
 
@@ -78,6 +101,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     match server::run(listener, config, shutdown.clone()).await {
         Ok(()) => Ok(Code::Done),
         Err(ServeError::Identity(error)) => Err(refused(error).into()),
+        Err(ServeError::Store(error)) => {
+            let hint = "choose another folder with --state-dir, or end the registry that uses this one";
+            Err(Ended::new(Code::State, "use the registry's store").hint(hint).because(error).into())
+        }
         Err(error) => Err(error.into()),
     }
 }

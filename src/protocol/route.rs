@@ -31,6 +31,11 @@ impl OperatorCommand {
             Self::Abort => "abort",
         }
     }
+
+    /// Reads what [`OperatorCommand::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Pause, Self::Resume, Self::Abort].into_iter().find(|command| command.as_str() == text)
+    }
 }
 
 /// Encodes one path segment: everything but the unreserved characters of RFC 3986 becomes `%XX`.

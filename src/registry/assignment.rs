@@ -14,7 +14,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Now;
 use crate::protocol::executor_v1::{DispatchRequest, DispatchResponse, PayloadForm};
 use crate::registry::idempotency::{Fingerprint, Judgement, KeyAnswer, KeyEntry, judge};
-use crate::registry::machine::{Held, Machine};
+use crate::registry::machine::{Held, Machine, Timer};
 use crate::registry::record::{
     Action, Effects, Forward, ForwardKind, ForwardOutcome, Mission, Order, Ticket, Write,
 };
@@ -22,9 +22,16 @@ use crate::registry::refusal::Refusal;
 use crate::registry::routing::Explanation;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ended missions that stay in memory when no store keeps them.
-const MAX_ENDED_IN_MEMORY: usize = 100_000;
+const MAX_ENDED_WITHOUT_STORE: usize = 100_000;
+
+/// Ended missions that stay in memory although the store has them: their status is often asked for right after the end.
+const MAX_ENDED_WITH_STORE: usize = 10_000;
+
+/// How long to wait before asking again about a mission whose executor could not be asked. 2 s.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// One dispatch as the caller sent it.
 #[derive(Debug)]
@@ -40,13 +47,15 @@ pub struct DispatchCall {
 }
 
 /// What becomes of a dispatch.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[must_use]
 pub enum Dispatched {
     /// It was answered before.
     Replayed(DispatchResponse),
     /// It is on its way; the answer comes with the outcome of this forward.
     OnItsWay(Ticket),
+    /// The store may know the key or the mission: recall them and ask again.
+    AskStore(Box<DispatchCall>),
 }
 
 impl Machine {
@@ -60,6 +69,10 @@ impl Machine {
         now: Now,
         fx: &mut Effects,
     ) -> Result<Dispatched, Refusal> {
+        let is_stored = |id_or_key: &str| self.may_be_stored(id_or_key);
+        if !self.stored.is_empty() && (is_stored(&call.key) || is_stored(call.request.mission_id.as_str())) {
+            return Ok(Dispatched::AskStore(Box::new(call)));
+        }
         let DispatchCall { session, key, fingerprint, request } = call;
         let known = self.keys.get(&key);
         match judge(known, fingerprint) {
@@ -94,17 +107,26 @@ impl Machine {
         let order = Arc::new(Order {
             session,
             key: key.clone(),
+            fingerprint,
             body: request.encode(PayloadForm::V1),
             long_running: request.long_running,
         });
         let mission_id = request.mission_id;
         let ticket = self.next_ticket();
-        let earlier = self.missions.get(&mission_id).map(|held| held.mission.created_at);
         let mut mission = new_mission(mission_id.clone(), order, choice.id.clone(), now);
-        mission.created_at = earlier.unwrap_or(now.wall);
+        if let Some(earlier) = self.missions.get(&mission_id) {
+            mission.created_at = earlier.mission.created_at;
+            mission.number = earlier.mission.number;
+            self.keep_key(&earlier.mission.order.key, fx);
+        } else {
+            mission.number = self.next_number;
+            self.next_number += 1;
+        }
         let entry = KeyEntry { mission_id: mission_id.clone(), fingerprint, answer: None };
-        fx.writes.push(Write::Mission(Box::new(mission.clone())));
-        fx.writes.push(Write::Key(key.clone(), entry.clone()));
+        fx.writes.push(Write::NewMission(Box::new(mission.clone())));
+        if key != mission_id.as_str() {
+            fx.writes.push(Write::Key(key.clone(), entry.clone()));
+        }
         self.keys.insert(key, entry);
         fx.actions.push(Action::Forward(Forward {
             ticket,
@@ -153,7 +175,9 @@ impl Machine {
                 self.decide(mission_id, event, now, fx);
                 Ok(answer)
             }
-            ForwardOutcome::Refused { .. } | ForwardOutcome::Unreachable { .. }
+            ForwardOutcome::Refused { .. }
+            | ForwardOutcome::Unreachable { .. }
+            | ForwardOutcome::Uncertain { .. }
                 if has_spoken && forward.kind == ForwardKind::First =>
             {
                 Ok(self.accepted(forward, None, now, fx))
@@ -167,6 +191,54 @@ impl Machine {
                 self.not_reached(forward, &message, now, fx);
                 Err(Refusal::ExecutorUnreachable { executor_id: forward.executor_id.clone(), message })
             }
+            ForwardOutcome::Uncertain { message } => {
+                if self.is_within_grace(&forward.executor_id) {
+                    self.ask_later(mission_id, now);
+                } else {
+                    self.not_reached(forward, &message, now, fx);
+                }
+                Err(Refusal::ExecutorUnreachable { executor_id: forward.executor_id.clone(), message })
+            }
+        }
+    }
+
+    /// Its line is open, or has been gone for less than the grace.
+    fn is_within_grace(&self, id: &ExecutorId) -> bool {
+        let executor = self.executors.get(id);
+        executor.is_some_and(|executor| executor.control().is_some() || executor.grace_ends.is_some())
+    }
+
+    /// Nobody may dispatch it again before it is known whether the executor has it.
+    fn ask_later(&mut self, mission_id: &MissionId, now: Now) {
+        let ticket = self.next_ticket();
+        if let Some(held) = self.missions.get_mut(mission_id) {
+            held.ticket = Some(ticket);
+            self.arm(now.instant + ASK_AGAIN_AFTER, Timer::Ask(mission_id.clone(), ticket));
+        }
+    }
+
+    pub(super) fn ask_due(&mut self, mission_id: &MissionId, ticket: Ticket, fx: &mut Effects) {
+        let Some(held) = self.missions.get(mission_id).filter(|held| held.ticket == Some(ticket)) else {
+            return;
+        };
+        let mission = &held.mission;
+        let executor = self.executors.get(&mission.executor_id);
+        let rest = executor.map(|executor| executor.record.registration.transport_endpoints.rest.clone());
+        fx.actions.push(Action::Forward(Forward {
+            ticket,
+            mission_id: mission_id.clone(),
+            executor_id: mission.executor_id.clone(),
+            // An executor that is gone cannot be reached, which is an outcome as well.
+            rest: rest.unwrap_or_default(),
+            order: Arc::clone(&mission.order),
+            kind: ForwardKind::AskOnly,
+        }));
+    }
+
+    /// Puts a key that is about to leave its mission's row where it stays findable.
+    fn keep_key(&self, key: &str, fx: &mut Effects) {
+        if let Some(entry) = self.keys.get(key).filter(|entry| entry.mission_id.as_str() == key) {
+            fx.writes.push(Write::Key(key.to_owned(), entry.clone()));
         }
     }
 
@@ -193,7 +265,9 @@ impl Machine {
             let key = mission.order.key.clone();
             if let Some(entry) = self.keys.get_mut(&key).filter(|entry| entry.answer.is_none()) {
                 entry.answer = Some(answer.clone());
-                fx.writes.push(Write::Key(key, entry.clone()));
+                if key != entry.mission_id.as_str() {
+                    fx.writes.push(Write::Key(key, entry.clone()));
+                }
             }
         }
         self.repeat_pending(&forward.mission_id, now, fx);
@@ -218,11 +292,13 @@ impl Machine {
         let key = mission.order.key.clone();
         fx.writes.push(Write::Mission(Box::new(mission.clone())));
         self.keys.remove(&key);
-        fx.writes.push(Write::ForgetKey(key));
+        if key != mission_id.as_str() {
+            fx.writes.push(Write::ForgetKey(key));
+        }
         self.has_ended(mission_id);
     }
 
-    /// Takes an ended mission off its executor; the oldest ended ones leave the memory.
+    /// Takes an ended mission off its executor.
     pub(super) fn has_ended(&mut self, mission_id: &MissionId) {
         let ticket = self.next_ticket();
         let Some(held) = self.missions.get_mut(mission_id) else { return };
@@ -231,15 +307,39 @@ impl Machine {
         held.mission.pending = None;
         let executor_id = held.mission.executor_id.clone();
         self.let_go(&executor_id, mission_id);
-        self.ended.push_back((mission_id.clone(), ticket));
-        while self.ended.len() > MAX_ENDED_IN_MEMORY {
-            let Some((oldest, ticket)) = self.ended.pop_front() else { return };
-            // Dispatched again meanwhile? Then it has another ticket, and stays.
-            if self.missions.get(&oldest).is_some_and(|held| held.ticket == Some(ticket))
-                && let Some(held) = self.missions.remove(&oldest)
-            {
-                self.keys.remove(&held.mission.order.key);
+        self.ended.push_back((mission_id.clone(), ticket, self.round));
+    }
+
+    /// Begins a round of decisions; what ends in it may leave the memory once the round is committed.
+    pub fn begin_round(&mut self, round: u64) {
+        self.round = round;
+    }
+
+    /// Lets ended missions beyond the bound leave the memory, the longest ended first. With a store only those whose round has been
+    /// committed go, and it is noted that the store has them.
+    pub fn trim(&mut self, committed_round: Option<u64>) {
+        let keep = if committed_round.is_some() { MAX_ENDED_WITH_STORE } else { MAX_ENDED_WITHOUT_STORE };
+        while self.ended.len() > keep {
+            let Some((oldest, ticket, round)) = self.ended.front() else { return };
+            if committed_round.is_some_and(|committed| *round > committed) {
+                return;
             }
+            // Dispatched again meanwhile? Then it has another ticket, and stays.
+            let is_current = self.missions.get(oldest).is_some_and(|held| held.ticket == Some(*ticket));
+            let oldest = oldest.clone();
+            self.ended.pop_front();
+            if is_current && let Some(held) = self.missions.remove(&oldest) {
+                self.leave_memory(&held.mission, committed_round.is_some());
+            }
+        }
+    }
+
+    fn leave_memory(&mut self, mission: &Mission, is_stored: bool) {
+        self.keys.remove(&mission.order.key);
+        self.keys.remove(mission.id.as_str());
+        if is_stored {
+            let hashes = [self.hash(mission.id.as_str()), self.hash(&mission.order.key)];
+            self.stored.extend(hashes);
         }
     }
 }
@@ -266,6 +366,7 @@ fn ended_there(state: MissionState, exit_code: Option<i64>, error: Option<String
 
 pub(super) fn new_mission(id: MissionId, order: Arc<Order>, executor_id: ExecutorId, now: Now) -> Mission {
     Mission {
+        number: 0,
         id,
         order,
         executor_id,

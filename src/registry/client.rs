@@ -51,7 +51,7 @@ impl ExecutorClient {
                 Asked::Has { estimated_start } => ForwardOutcome::Accepted { estimated_start },
                 Asked::Ended(status) => ended(*status),
                 Asked::HasNot => unreachable("asked, it does not know the mission".to_owned()),
-                Asked::Silent(why) => unreachable(why),
+                Asked::Silent(message) => ForwardOutcome::Uncertain { message },
             },
             ForwardKind::Resend => match self.ask(forward, token).await {
                 Asked::Has { estimated_start } => ForwardOutcome::Accepted { estimated_start },
@@ -90,7 +90,9 @@ impl ExecutorClient {
                         Asked::HasNot => {
                             unreachable(format!("no answer ({why}); asked, it does not know the mission"))
                         }
-                        Asked::Silent(silence) => unreachable(format!("no answer ({why}); asked: {silence}")),
+                        Asked::Silent(silence) => ForwardOutcome::Uncertain {
+                            message: format!("no answer ({why}), and it cannot be asked ({silence})"),
+                        },
                     };
                 }
                 Err(failure) => return unreachable(failure.cause()),

@@ -8,14 +8,15 @@ use crate::registry::drops::Drops;
 use crate::registry::identity::Identities;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::machine::{Attached, Opened};
+use crate::registry::outlet::{self, Outgoing};
 use crate::registry::record::ConnectionId;
-use crate::registry::worker::{LINE_QUEUE, LineOpened, Message, Outgoing, Registry};
+use crate::registry::worker::{LineOpened, Message, Registry};
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 /// How long one call may take to connect. 5 s, as for every connection of ours.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,8 +92,8 @@ async fn follow(
     drops: &Drops,
     shutdown: &Shutdown,
 ) {
-    let (outgoing, mut orders) = mpsc::channel(LINE_QUEUE);
-    let line = LineOpened { id: id.clone(), connection, opened: Opened::ByUs, outgoing };
+    let (handle, mut orders) = outlet::line();
+    let line = LineOpened { id: id.clone(), connection, opened: Opened::ByUs, handle };
     if registry.ask(|reply| Message::Attach { line, reply }).await == Ok(Attached::Line) {
         tracing::info!(executor.id = %id, "dialled the executor");
         loop {
@@ -107,7 +108,7 @@ async fn follow(
                         break;
                     }
                 },
-                order = orders.recv() => match order {
+                order = orders.queue.recv() => match order {
                     Some(Outgoing::Text(text)) => {
                         if socket.send_text(text.to_string()).await.is_err() {
                             break;
@@ -119,6 +120,10 @@ async fn follow(
                         break;
                     }
                 },
+                () = orders.too_slow.cancelled() => {
+                    socket.close().await;
+                    break;
+                }
                 () = shutdown.started() => {
                     socket.close().await;
                     break;

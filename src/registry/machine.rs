@@ -29,7 +29,8 @@ use crate::registry::record::{
 };
 use crate::registry::refusal::Refusal;
 use crate::registry::routing::{Candidate, Routing};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,7 @@ struct Line {
 pub(super) struct Executor {
     pub(super) record: ExecutorRecord,
     line: Option<Line>,
-    grace_ends: Option<Instant>,
+    pub(super) grace_ends: Option<Instant>,
     dial_at: Option<Instant>,
 }
 
@@ -79,6 +80,7 @@ pub(super) enum Timer {
     Grace(ExecutorId),
     Forget(ExecutorId),
     Question(MissionId, HitlId),
+    Ask(MissionId, Ticket),
 }
 
 /// What a new connection became.
@@ -108,11 +110,18 @@ pub struct Machine {
     pub(super) missions: HashMap<MissionId, Held>,
     pub(super) live: HashMap<ExecutorId, BTreeSet<MissionId>>,
     pub(super) keys: HashMap<String, KeyEntry>,
-    pub(super) ended: VecDeque<(MissionId, Ticket)>,
+    /// Ended missions in memory, the longest ended first, each with the round in which it ended.
+    pub(super) ended: VecDeque<(MissionId, Ticket, u64)>,
+    /// Hashes of the ids and keys of ended missions that only the store still has.
+    pub(super) stored: HashSet<u64>,
+    pub(super) hasher: RandomState,
+    /// Counts rounds of decisions; each is committed as a whole.
+    pub(super) round: u64,
+    pub(super) next_number: u64,
     timers: BTreeSet<(Instant, Timer)>,
     registration_order: BTreeMap<u64, ExecutorId>,
     next_order: u64,
-    next_seq: u64,
+    pub(super) next_seq: u64,
     next_ticket: u64,
 }
 
@@ -127,6 +136,10 @@ impl Machine {
             live: HashMap::new(),
             keys: HashMap::new(),
             ended: VecDeque::new(),
+            stored: HashSet::new(),
+            hasher: RandomState::new(),
+            round: 0,
+            next_number: 1,
             timers: BTreeSet::new(),
             registration_order: BTreeMap::new(),
             next_order: 0,
@@ -177,6 +190,25 @@ impl Machine {
         }
         self.write_executor(&id, fx);
         now.wall
+    }
+
+    /// Takes an executor from the store: it has no line, and its grace begins now.
+    pub(super) fn restore_executor(&mut self, record: ExecutorRecord, now: Now) {
+        let id = record.registration.executor_id.clone();
+        let (grace_ends, dial_at) =
+            (now.instant + self.config.executor_grace, now.instant + self.config.dial_after);
+        self.next_order = self.next_order.max(record.order + 1);
+        let gone = now.wall.since(record.disconnected_at.unwrap_or(record.registered_at));
+        self.arm(now.instant + FORGET_AFTER.saturating_sub(gone), Timer::Forget(id.clone()));
+        self.arm(grace_ends, Timer::Grace(id.clone()));
+        self.arm(dial_at, Timer::Dial(id));
+        let record = ExecutorRecord { disconnected_at: record.disconnected_at.or(Some(now.wall)), ..record };
+        self.adopt_executor(Executor {
+            record,
+            line: None,
+            grace_ends: Some(grace_ends),
+            dial_at: Some(dial_at),
+        });
     }
 
     fn adopt_executor(&mut self, executor: Executor) {
@@ -365,6 +397,7 @@ impl Machine {
                 Timer::Grace(id) => self.grace_over(&id, at, now, fx),
                 Timer::Forget(id) => self.forget_due(&id, now, fx),
                 Timer::Question(mission, question) => self.question_due(&mission, &question, now, fx),
+                Timer::Ask(mission, ticket) => self.ask_due(&mission, ticket, fx),
             }
         }
     }
@@ -461,6 +494,15 @@ impl Machine {
         }
         let active = self.active_count(executor);
         self.routing.update(executor, |candidate| candidate.active = active);
+    }
+
+    pub(super) fn hash(&self, id_or_key: &str) -> u64 {
+        self.hasher.hash_one(id_or_key)
+    }
+
+    /// Says whether only the store may know a mission by this id or key. Now and then it says so without need.
+    pub fn may_be_stored(&self, id_or_key: &str) -> bool {
+        self.stored.contains(&self.hash(id_or_key))
     }
 
     pub(super) fn next_ticket(&mut self) -> Ticket {

@@ -23,11 +23,16 @@ pub mod issuer;
 pub mod lines;
 pub mod machine;
 pub mod operator;
+pub mod outlet;
 pub mod record;
+pub mod recovery;
 pub mod refusal;
 pub mod resync;
 pub mod routing;
+mod row;
+pub mod schema;
 pub mod server;
+pub mod store;
 pub mod worker;
 
 use std::path::PathBuf;
@@ -36,6 +41,8 @@ use std::time::Duration;
 /// Settings of the registry.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The folder of the store; `None` keeps everything in memory.
+    pub state_dir: Option<PathBuf>,
     /// The file of executor tokens that other programs share; `None` keeps them in memory.
     pub identity_file: Option<PathBuf>,
     /// How long one forward to an executor may take. 10 s: a third of what callers wait.
@@ -54,6 +61,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            state_dir: None,
             identity_file: None,
             forward_timeout: Duration::from_secs(10),
             executor_grace: Duration::from_secs(30),

@@ -5,7 +5,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
 use crate::protocol::executor_v1::RegisterRequest;
 use crate::protocol::route::OperatorCommand;
-use crate::registry::idempotency::KeyEntry;
+use crate::registry::idempotency::{Fingerprint, KeyEntry};
 use std::sync::Arc;
 
 /// One line of the registry: the WebSocket of an executor or of someone who holds its token.
@@ -26,6 +26,8 @@ pub struct Order {
     pub session: String,
     /// The idempotency key of the attempt.
     pub key: String,
+    /// Of the body as it was sent to us.
+    pub fingerprint: Fingerprint,
     /// The body to forward, in the strict form; empty for an adopted mission.
     pub body: String,
     /// It asked for a resumable executor.
@@ -50,6 +52,8 @@ pub struct Question {
 /// One mission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mission {
+    /// Place in the order of first dispatches.
+    pub number: u64,
     /// Which.
     pub id: MissionId,
     /// What was ordered.
@@ -133,9 +137,11 @@ pub enum Write {
     Executor(Box<ExecutorRecord>),
     /// Forget this executor.
     ForgetExecutor(ExecutorId),
-    /// Keep this mission.
+    /// Keep this mission, which is new or begins a new attempt.
+    NewMission(Box<Mission>),
+    /// Keep what has moved about this mission.
     Mission(Box<Mission>),
-    /// Remember this key.
+    /// Remember this key. The key of a mission's present attempt is in the mission itself when it is the mission's id.
     Key(String, KeyEntry),
     /// The mission never reached anyone: its key may be used again.
     ForgetKey(String),
@@ -226,8 +232,13 @@ pub enum ForwardOutcome {
         /// When to come again, in whole seconds.
         retry_after_seconds: Option<u64>,
     },
-    /// The executor did not get it, or nobody could find out.
+    /// The executor did not get it.
     Unreachable {
+        /// What happened.
+        message: String,
+    },
+    /// It may have got it, and cannot be asked now.
+    Uncertain {
         /// What happened.
         message: String,
     },

@@ -13,6 +13,7 @@ use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Now;
 use crate::registry::assignment::new_mission;
+use crate::registry::idempotency::Fingerprint;
 use crate::registry::machine::{Executor, Held, Machine};
 use crate::registry::record::{Action, Effects, Forward, ForwardKind, Order, Write};
 use std::collections::{HashSet, VecDeque};
@@ -36,6 +37,9 @@ impl Machine {
         }
         for mission_id in owned {
             match self.missions.get(mission_id) {
+                None if self.may_be_stored(mission_id.as_str()) => {
+                    self.order_abort(executor_id, mission_id, "it has ended here", now, fx);
+                }
                 None => self.adopt(executor_id, mission_id, now, fx),
                 Some(held) if held.mission.executor_id != *executor_id => {}
                 Some(held) if held.mission.state.is_terminal() => {
@@ -98,13 +102,16 @@ impl Machine {
         let order = Order {
             session: String::new(),
             key: mission_id.to_string(),
+            fingerprint: Fingerprint::of(b""),
             body: String::new(),
             long_running: false,
         };
         let mut mission = new_mission(mission_id.clone(), Arc::new(order), executor_id.clone(), now);
+        mission.number = self.next_number;
+        self.next_number += 1;
         mission.state = MissionState::Running;
         mission.is_accepted = true;
-        fx.writes.push(Write::Mission(Box::new(mission.clone())));
+        fx.writes.push(Write::NewMission(Box::new(mission.clone())));
         self.missions.insert(mission_id.clone(), Held { mission, recent: VecDeque::new(), ticket: None });
         self.take_on(executor_id, mission_id);
     }

@@ -12,12 +12,17 @@ use crate::registry::identity::{Identities, IdentityError};
 use crate::registry::issuer::Issuer;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::machine::Machine;
+use crate::registry::outlet::{Outlet, Releaser};
+use crate::registry::recovery::Snapshot;
+use crate::registry::store::{Reader, Store, StoreError};
 use crate::registry::worker::{Registry, Worker};
+use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
 use axum::serve::ListenerExt as _;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -27,6 +32,12 @@ pub enum ServeError {
     /// The token file.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Opening the store panicked.
+    #[error("open the store: interrupted")]
+    Interrupted,
     /// The client for executors.
     #[error("make the HTTP client for executors")]
     Client(#[source] reqwest::Error),
@@ -47,43 +58,8 @@ fn without_delay(stream: &mut tokio::net::TcpStream) {
 /// [`ServeError`] when it cannot start, or the listener breaks.
 pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let tasks = Tasks::new(shutdown.clone());
-    let identities = Arc::new(Identities::open(config.identity_file.clone())?);
-    let timeouts =
-        outgoing::Config { request_timeout: config.forward_timeout, ..outgoing::Config::default() };
-    let http = Http::new(timeouts).map_err(ServeError::Client)?;
-    let client = Arc::new(ExecutorClient::new(http, config.forward_timeout));
-    let (hub, drops) = (Arc::new(Hub::default()), Arc::new(Drops::default()));
-    let connections = Arc::new(ConnectionIds::default());
-    let (registry, inbox) = Registry::channel();
-    let dialer =
-        Dialer::new(Arc::clone(&identities), Arc::clone(&connections), Arc::clone(&drops), shutdown.clone());
-    let worker = Worker {
-        machine: Machine::new(config.clone()),
-        inbox,
-        registry: registry.clone(),
-        hub: Arc::clone(&hub),
-        client,
-        identities: Arc::clone(&identities),
-        drops: Arc::clone(&drops),
-        tasks: tasks.clone(),
-        shutdown: shutdown.clone(),
-        dialer,
-        lines: HashMap::new(),
-        waiting: HashMap::new(),
-        dial_attempts: HashMap::new(),
-    };
-    tasks.spawn("registry", worker.run());
     let drain_timeout = config.drain_timeout;
-    let app = Arc::new(App {
-        registry,
-        issuer: Issuer::start(Arc::clone(&identities), &tasks),
-        identities,
-        connections,
-        drops,
-        config,
-        shutdown: shutdown.clone(),
-        tasks: tasks.clone(),
-    });
+    let app = assemble(config, &shutdown, &tasks).await?;
     let service = router(app)
         .layer(axum::middleware::map_request(async |mut request: axum::extract::Request| {
             let peer =
@@ -110,4 +86,79 @@ pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> R
         tracing::warn!(count = tasks.len(), "tasks did not end in time");
     }
     Ok(())
+}
+
+/// Opens what the registry stands on and starts its tasks.
+async fn assemble(config: Config, shutdown: &Shutdown, tasks: &Tasks) -> Result<Arc<App>, ServeError> {
+    let identities = Arc::new(Identities::open(config.identity_file.clone())?);
+    let timeouts =
+        outgoing::Config { request_timeout: config.forward_timeout, ..outgoing::Config::default() };
+    let http = Http::new(timeouts).map_err(ServeError::Client)?;
+    let (hub, drops) = (Arc::new(Hub::default()), Arc::new(Drops::default()));
+    let connections = Arc::new(ConnectionIds::default());
+    let (registry, inbox) = Registry::channel();
+    let releaser = Releaser {
+        registry: registry.clone(),
+        hub: Arc::clone(&hub),
+        client: Arc::new(ExecutorClient::new(http, config.forward_timeout)),
+        identities: Arc::clone(&identities),
+        dialer: Dialer::new(
+            Arc::clone(&identities),
+            Arc::clone(&connections),
+            Arc::clone(&drops),
+            shutdown.clone(),
+        ),
+        tasks: tasks.clone(),
+    };
+    let (machine, outlet, reader) = match &config.state_dir {
+        None => (Machine::new(config.clone()), Outlet::direct(releaser), None),
+        Some(folder) => {
+            let (store, snapshot) = open(folder).await?;
+            let reader = Arc::new(Reader::new(store.path()));
+            let machine = Machine::restore(config.clone(), snapshot, clock::now());
+            let outlet = Outlet::durable(releaser, store, Arc::clone(&reader), shutdown)?;
+            (machine, outlet, Some(reader))
+        }
+    };
+    let worker = Worker {
+        machine,
+        inbox,
+        outlet,
+        hub: Arc::clone(&hub),
+        drops: Arc::clone(&drops),
+        shutdown: shutdown.clone(),
+        lines: HashMap::new(),
+        waiting: HashMap::new(),
+        dial_attempts: HashMap::new(),
+    };
+    tasks.spawn("registry", worker.run());
+    Ok(Arc::new(App {
+        registry,
+        issuer: Issuer::start(Arc::clone(&identities), tasks),
+        identities,
+        reader,
+        connections,
+        drops,
+        config,
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    }))
+}
+
+async fn open(state_dir: &Path) -> Result<(Store, Snapshot), ServeError> {
+    let folder = state_dir.join("registry");
+    let opening = tokio::task::spawn_blocking(move || {
+        let store = Store::open(&folder)?;
+        let snapshot = store.load()?;
+        Ok::<_, StoreError>((store, snapshot))
+    });
+    let (store, snapshot) = opening.await.map_err(|_panicked| ServeError::Interrupted)??;
+    tracing::info!(
+        executors = snapshot.executors.len(),
+        live = snapshot.live.len(),
+        ended = snapshot.ended.len(),
+        file.path = %store.path().display(),
+        "store opened"
+    );
+    Ok((store, snapshot))
 }

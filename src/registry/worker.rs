@@ -13,20 +13,17 @@ use crate::protocol::executor_v1::{
 };
 use crate::protocol::route::OperatorCommand;
 use crate::registry::assignment::{DispatchCall, Dispatched};
-use crate::registry::client::ExecutorClient;
 use crate::registry::drops::Drops;
 use crate::registry::following::Verdict;
 use crate::registry::hub::{Hub, Subscription};
-use crate::registry::identity::Identities;
 use crate::registry::machine::{Attached, Machine, Opened};
-use crate::registry::record::{
-    Action, ConnectionId, Effects, Forward, ForwardOutcome, Ticket, TokenHash, Write,
-};
+use crate::registry::outlet::{LateReply, LineHandle, Outgoing, Outlet, Release, Round};
+use crate::registry::record::{Action, ConnectionId, Effects, Forward, ForwardOutcome, Ticket, TokenHash};
+use crate::registry::recovery::Recalled;
 use crate::registry::refusal::Refusal;
 use crate::registry::routing::Explanation;
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::tasks::Tasks;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,18 +34,6 @@ const INBOX: usize = 8192;
 
 /// Most messages that are decided before their effects go out together.
 const BATCH: usize = 512;
-
-/// Frames that may wait for one executor's line. Full: the line is too slow and is closed; a resync repairs the rest.
-pub(super) const LINE_QUEUE: usize = 256;
-
-/// What a line is told to do.
-#[derive(Debug, Clone)]
-pub(super) enum Outgoing {
-    Text(Arc<str>),
-    Close(u16),
-    Promote,
-    Demote,
-}
 
 type Reply<T> = oneshot::Sender<T>;
 
@@ -111,6 +96,10 @@ pub(super) enum Message {
         id: ExecutorId,
         reply: Reply<(Vec<Arc<str>>, Subscription)>,
     },
+    Recalled {
+        asked: Vec<(String, Option<Recalled>)>,
+        then: Box<Message>,
+    },
     Mission {
         id: String,
         reply: Reply<Option<Box<MissionStatus>>>,
@@ -140,7 +129,7 @@ pub(super) struct LineOpened {
     pub(super) id: ExecutorId,
     pub(super) connection: ConnectionId,
     pub(super) opened: Opened,
-    pub(super) outgoing: mpsc::Sender<Outgoing>,
+    pub(super) handle: LineHandle,
 }
 
 /// Speaks to the registry's worker. Clones speak to the same one.
@@ -170,28 +159,15 @@ impl Registry {
     }
 }
 
-/// A reply that waits for the writes before it.
-type LateReply = Box<dyn FnOnce() + Send>;
-
-/// What leaves, in the order of the decisions.
-enum Release {
-    Reply(LateReply),
-    Action(Action),
-}
-
 /// Owns the machine.
 pub(super) struct Worker {
     pub(super) machine: Machine,
     pub(super) inbox: mpsc::Receiver<Message>,
-    pub(super) registry: Registry,
+    pub(super) outlet: Outlet,
     pub(super) hub: Arc<Hub>,
-    pub(super) client: Arc<ExecutorClient>,
-    pub(super) identities: Arc<Identities>,
     pub(super) drops: Arc<Drops>,
-    pub(super) tasks: Tasks,
     pub(super) shutdown: Shutdown,
-    pub(super) dialer: crate::registry::dialer::Dialer,
-    pub(super) lines: HashMap<ConnectionId, mpsc::Sender<Outgoing>>,
+    pub(super) lines: HashMap<ConnectionId, LineHandle>,
     pub(super) waiting: HashMap<Ticket, Reply<Result<DispatchResponse, Refusal>>>,
     pub(super) dial_attempts: HashMap<ExecutorId, u32>,
 }
@@ -200,6 +176,7 @@ impl Worker {
     /// Runs until every handle is gone, or the shutdown has started and nobody waits for a forward any more.
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut round = 0;
         loop {
             let wake = self.machine.next_wakeup();
             let timer = async {
@@ -208,40 +185,58 @@ impl Worker {
                     None => std::future::pending().await,
                 }
             };
-            // All three are cancel safe: `recv_many` takes nothing out of the queue until it returns.
+            let is_idle = self.waiting.is_empty();
+            // All three are cancel safe: `recv_many` takes nothing out of the queue unless it returns.
             tokio::select! {
                 received = self.inbox.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
-                        return;
+                        break;
                     }
                 }
                 () = timer => {}
-                () = self.shutdown.started(), if self.waiting.is_empty() && self.shutdown.is_started() => return,
+                () = self.shutdown.started(), if is_idle => break,
             }
+            round += 1;
+            self.machine.begin_round(round);
             let now = clock::now();
-            let mut writes = Vec::new();
-            let mut releases = Vec::new();
+            let mut made = Round { number: round, ..Round::default() };
             for message in batch.drain(..) {
                 let mut fx = Effects::default();
                 let reply = self.decide(message, now, &mut fx);
-                writes.append(&mut fx.writes);
-                releases.extend(fx.actions.into_iter().map(Release::Action));
-                releases.extend(reply.map(Release::Reply));
+                self.collect(fx, &mut made);
+                made.releases.extend(reply.map(Release::Reply));
             }
             let mut fx = Effects::default();
             self.machine.tick(clock::now(), &mut fx);
-            writes.append(&mut fx.writes);
-            releases.extend(fx.actions.into_iter().map(Release::Action));
-            self.commit(writes, releases);
+            self.collect(fx, &mut made);
+            self.outlet.take(made).await;
+            self.machine.trim(self.outlet.committed_round());
+        }
+        self.outlet.close().await;
+    }
+
+    /// Turns actions into releases, each with the line it goes to.
+    fn collect(&mut self, fx: Effects, made: &mut Round) {
+        let Effects { mut writes, actions } = fx;
+        made.writes.append(&mut writes);
+        for action in actions {
+            let release = match action {
+                Action::Publish(event) => Release::Publish(event),
+                Action::Send(connection, raw) => self.to_line(connection, Outgoing::Text(raw)),
+                Action::Close(connection, code) => self.to_line(connection, Outgoing::Close(code)),
+                Action::Promote(connection) => self.to_line(connection, Outgoing::Promote),
+                Action::Demote(connection) => self.to_line(connection, Outgoing::Demote),
+                Action::Forward(forward) => Release::Forward(Box::new(forward)),
+                Action::Dial(id) => Release::Dial(id),
+            };
+            made.releases.push(release);
         }
     }
 
-    fn commit(&mut self, _writes: Vec<Write>, releases: Vec<Release>) {
-        for release in releases {
-            match release {
-                Release::Reply(send) => send(),
-                Release::Action(action) => self.act(action),
-            }
+    fn to_line(&self, connection: ConnectionId, outgoing: Outgoing) -> Release {
+        match self.lines.get(&connection) {
+            Some(line) => Release::Line(line.clone(), outgoing),
+            None => Release::Nothing,
         }
     }
 
@@ -263,6 +258,7 @@ impl Worker {
             }
             Message::Dispatch { call, reply } => match self.machine.dispatch(*call, now, fx) {
                 Ok(Dispatched::Replayed(response)) => answer(reply, Ok(response)),
+                Ok(Dispatched::AskStore(call)) => return Some(self.recall(call, reply)),
                 Ok(Dispatched::OnItsWay(ticket)) => {
                     self.waiting.insert(ticket, reply);
                     return None;
@@ -276,8 +272,8 @@ impl Worker {
                 answer(self.waiting.remove(&forward.ticket)?, result)
             }
             Message::Attach { line, reply } => {
-                let LineOpened { id, connection, opened, outgoing } = line;
-                self.lines.insert(connection, outgoing);
+                let LineOpened { id, connection, opened, handle } = line;
+                self.lines.insert(connection, handle);
                 self.dial_attempts.remove(&id);
                 answer(reply, self.machine.attach(&id, connection, opened, now, fx))
             }
@@ -310,6 +306,12 @@ impl Worker {
                 let hub = Arc::clone(&self.hub);
                 Box::new(move || drop(reply.send((replay, hub.subscribe(Some(&id))))))
             }
+            Message::Recalled { asked, then } => {
+                for (asked, recalled) in asked {
+                    self.machine.recall(&asked, recalled);
+                }
+                return self.decide(*then, now, fx);
+            }
             Message::Mission { id, reply } => answer(reply, self.machine.mission(&id).map(Box::new)),
             Message::Command { id, command, reply } => {
                 answer(reply, self.machine.command(&id, command, now, fx))
@@ -320,32 +322,17 @@ impl Worker {
         };
         Some(reply)
     }
+}
 
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Publish(event) => self.hub.publish(&event),
-            Action::Send(connection, raw) => self.push(connection, Outgoing::Text(raw)),
-            Action::Close(connection, code) => self.push(connection, Outgoing::Close(code)),
-            Action::Promote(connection) => self.push(connection, Outgoing::Promote),
-            Action::Demote(connection) => self.push(connection, Outgoing::Demote),
-            Action::Forward(forward) => {
-                let (client, registry) = (Arc::clone(&self.client), self.registry.clone());
-                let token = self.identities.token(&forward.executor_id);
-                self.tasks.spawn("forward", async move {
-                    let outcome = client.forward(&forward, token.as_ref()).await;
-                    registry.tell(Message::Forwarded { forward: Box::new(forward), outcome }).await;
-                });
-            }
-            Action::Dial(id) => self.dialer.dial(id, &self.registry, &self.tasks),
+impl Worker {
+    /// Has the store asked about the mission and the key of a dispatch, which then comes again.
+    fn recall(&self, call: Box<DispatchCall>, reply: Reply<Result<DispatchResponse, Refusal>>) -> LateReply {
+        let mut asked = vec![call.key.clone()];
+        if call.key != call.request.mission_id.as_str() {
+            asked.push(call.request.mission_id.to_string());
         }
-    }
-
-    fn push(&mut self, connection: ConnectionId, outgoing: Outgoing) {
-        let Some(line) = self.lines.get(&connection) else { return };
-        if line.try_send(outgoing).is_err() {
-            // Dropping the sender ends the line's task, which closes the socket.
-            self.lines.remove(&connection);
-        }
+        let recaller = self.outlet.recaller();
+        Box::new(move || recaller.recall(asked, Message::Dispatch { call, reply }))
     }
 }
 

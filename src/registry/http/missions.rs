@@ -4,11 +4,14 @@ use crate::protocol::executor_v1::{CommandResponse, HitlResponse, MissionStatus}
 use crate::protocol::route::OperatorCommand;
 use crate::registry::http::body::JsonBody;
 use crate::registry::http::state::App;
+use crate::registry::outlet::chain;
+use crate::registry::recovery::Recalled;
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::Message;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 type Accepted = (StatusCode, Json<CommandResponse>);
@@ -19,7 +22,39 @@ pub async fn get(
     Path(id): Path<String>,
 ) -> Result<Json<MissionStatus>, Refusal> {
     let status = app.registry.ask(|reply| Message::Mission { id: id.clone(), reply }).await?;
-    status.map(|status| Json(*status)).ok_or(Refusal::MissionNotFound { id })
+    if let Some(status) = status {
+        return Ok(Json(*status));
+    }
+    let recalled = recall(&app, &id).await?.ok_or(Refusal::MissionNotFound { id })?;
+    let events = recalled.events.iter().filter_map(|event| RawValue::from_string(event.raw.to_string()).ok());
+    Ok(Json(recalled.mission.status(events.collect(), false)))
+}
+
+/// Looks for an ended mission that has left the memory.
+async fn recall(app: &App, id: &str) -> Result<Option<Recalled>, Refusal> {
+    let Some(reader) = app.reader.clone() else { return Ok(None) };
+    let asked = id.to_owned();
+    let unreadable = || Refusal::Unavailable { why: "the store cannot be read".to_owned() };
+    match tokio::task::spawn_blocking(move || reader.recall(&asked)).await {
+        Ok(Ok(recalled)) => Ok(recalled.filter(|found| found.mission.id.as_str() == id)),
+        Ok(Err(error)) => {
+            tracing::error!(error = %chain(&error), "cannot look a mission up");
+            Err(unreadable())
+        }
+        Err(_panicked) => Err(unreadable()),
+    }
+}
+
+/// An order or an answer for a mission that has left the memory: it has ended.
+async fn ended(app: &App, refusal: Refusal) -> Refusal {
+    let Refusal::MissionNotFound { id } = refusal else { return refusal };
+    match recall(app, &id).await {
+        Ok(Some(found)) => {
+            Refusal::MissionTerminal { mission_id: found.mission.id, state: found.mission.state }
+        }
+        Ok(None) => Refusal::MissionNotFound { id },
+        Err(refusal) => refusal,
+    }
 }
 
 /// `POST /api/v1/missions/{id}/hitl_response`.
@@ -29,7 +64,19 @@ pub async fn hitl_response(
     JsonBody(body): JsonBody,
 ) -> Result<Accepted, Refusal> {
     let answer = HitlResponse::parse(&body)?;
-    let response = app.registry.ask(|reply| Message::Answer { id, answer, reply }).await??;
+    let hitl_id = answer.hitl_id.to_string();
+    let answered = app.registry.ask(|reply| Message::Answer { id, answer, reply }).await?;
+    let response = match answered {
+        Ok(response) => response,
+        Err(refusal) => {
+            let refusal = ended(&app, refusal).await;
+            return Err(if let Refusal::MissionTerminal { mission_id, .. } = refusal {
+                Refusal::HitlNotPending { mission_id, hitl_id }
+            } else {
+                refusal
+            });
+        }
+    };
     Ok((StatusCode::ACCEPTED, Json(response)))
 }
 
@@ -53,6 +100,10 @@ async fn command(
     Path(id): Path<String>,
     command: OperatorCommand,
 ) -> Result<Accepted, Refusal> {
-    let response = app.registry.ask(|reply| Message::Command { id, command, reply }).await??;
+    let ordered = app.registry.ask(|reply| Message::Command { id, command, reply }).await?;
+    let response = match ordered {
+        Ok(response) => response,
+        Err(refusal) => return Err(ended(&app, refusal).await),
+    };
     Ok((StatusCode::ACCEPTED, Json(response)))
 }

@@ -5,6 +5,7 @@ use crate::registry::drops::Drops;
 use crate::registry::identity::Identities;
 use crate::registry::issuer::Issuer;
 use crate::registry::lines::ConnectionIds;
+use crate::registry::store::Reader;
 use crate::registry::worker::Registry;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
@@ -20,6 +21,8 @@ pub struct App {
     pub identities: Arc<Identities>,
     /// Issues tokens, many with one write.
     pub issuer: Issuer,
+    /// Reads what has left the memory; `None` without a store.
+    pub reader: Option<Arc<Reader>>,
     /// Numbers for connections.
     pub connections: Arc<ConnectionIds>,
     /// Counts dropped frames.

@@ -14,8 +14,9 @@ use crate::registry::http::executors::{bearer, is_token, known_form};
 use crate::registry::http::state::{App, Peer};
 use crate::registry::hub::{Batch, Subscription};
 use crate::registry::machine::{Attached, Opened};
+use crate::registry::outlet::{self, LineOrders, Outgoing};
 use crate::registry::record::ConnectionId;
-use crate::registry::worker::{LINE_QUEUE, LineOpened, Message as ToWorker, Outgoing};
+use crate::registry::worker::{LineOpened, Message as ToWorker};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, Path, Query, State};
@@ -24,7 +25,6 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// A message may be longer than a valid frame: it is dropped, and the connection stays. Beyond this it is closed.
@@ -112,7 +112,7 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role)
         return;
     }
     let connection = app.connections.next();
-    let (outgoing, orders) = mpsc::channel(LINE_QUEUE);
+    let (handle, orders) = outlet::line();
     let mut line = Line {
         socket,
         app: Arc::clone(&app),
@@ -126,7 +126,7 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role)
         next_ping: Instant::now() + PING_EVERY,
     };
     if role == Role::TokenHolder {
-        let opened = LineOpened { id: id.clone(), connection, opened: Opened::ByTokenHolder, outgoing };
+        let opened = LineOpened { id: id.clone(), connection, opened: Opened::ByTokenHolder, handle };
         match app.registry.ask(|reply| ToWorker::Attach { line: opened, reply }).await {
             Ok(Attached::Line) => {}
             // It may be the executor, about to speak; a copy of an old event could look like an order to it.
@@ -145,7 +145,7 @@ struct Line {
     app: Arc<App>,
     id: ExecutorId,
     connection: ConnectionId,
-    orders: mpsc::Receiver<Outgoing>,
+    orders: LineOrders,
     /// It has the executor's token: its frames count.
     speaks: bool,
     observed: Option<Subscription>,
@@ -179,9 +179,10 @@ impl Line {
             // Cancel safe, every one: a frame, an order or a batch is either returned or still where it was.
             let happened = tokio::select! {
                 received = self.socket.next() => Happened::Received(received),
-                order = self.orders.recv(), if has_orders => Happened::Ordered(order),
+                order = self.orders.queue.recv(), if has_orders => Happened::Ordered(order),
                 batch = seen => Happened::Seen(batch),
                 () = tokio::time::sleep_until(timer) => Happened::Timer,
+                () = self.orders.too_slow.cancelled(), if has_orders => Happened::Ordered(None),
                 () = self.app.shutdown.started() => Happened::Ending,
             };
             let goes_on = match happened {

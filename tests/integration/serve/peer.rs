@@ -36,6 +36,7 @@ pub(crate) struct Serve {
     pub(crate) http: reqwest::Client,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), server::ServeError>>,
+    _folder: tempfile::TempDir,
 }
 
 /// An answer with its body read.
@@ -51,15 +52,18 @@ impl Serve {
         Self::with(Config::default()).await
     }
 
-    pub(crate) async fn with(config: Config) -> Self {
+    /// Starts one that keeps its state in a folder of its own, unless the settings name one.
+    pub(crate) async fn with(mut config: Config) -> Self {
         http::install_tls();
+        let folder = tempfile::tempdir().unwrap();
+        config.state_dir.get_or_insert(folder.path().to_owned());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = Shutdown::new();
         let running = spawn(server::run(listener, config, shutdown.clone()));
         let policy = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().no_proxy().redirect(policy).build().unwrap();
-        Self { base, http, shutdown, running }
+        Self { base, http, shutdown, running, _folder: folder }
     }
 
     pub(crate) async fn stop(self) {

@@ -1,0 +1,321 @@
+//! Service: what leaves the registry, in the order of the decisions and never before what belongs to it is on disk.
+//!
+//! A round is what the worker decided at one go: writes, and what to release after them. Without a store it is released at once. With a store
+//! it goes to the writer's thread, which commits whatever rounds have gathered in one transaction, synced once, and then
+//! releases them in order. While that sync runs the next rounds gather, so the more there is to do, the less it costs each.
+//! A round without writes, when nothing is being committed, needs no thread at all.
+
+use crate::domain::id::ExecutorId;
+use crate::registry::client::ExecutorClient;
+use crate::registry::dialer::Dialer;
+use crate::registry::hub::Hub;
+use crate::registry::identity::Identities;
+use crate::registry::record::{Forward, StoredEvent, Write};
+use crate::registry::store::{Folder, Reader, Store, StoreError};
+use crate::registry::worker::{Message, Registry};
+use crate::runtime::shutdown::{Cause, Shutdown};
+use crate::runtime::tasks::Tasks;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Rounds that may wait for the writer. Full: the worker waits, its inbox fills, and senders wait.
+const QUEUE: usize = 64;
+
+/// Frames that may wait for one executor's line. Full: the line is too slow and is closed; a resync repairs the rest.
+pub(super) const LINE_QUEUE: usize = 256;
+
+/// How often the write-ahead log is folded back while there is something new in it.
+const FOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// What a line is told to do.
+#[derive(Debug, Clone)]
+pub(super) enum Outgoing {
+    Text(Arc<str>),
+    Close(u16),
+    Promote,
+    Demote,
+}
+
+/// The way to one line.
+#[derive(Debug, Clone)]
+pub(super) struct LineHandle {
+    queue: mpsc::Sender<Outgoing>,
+    too_slow: CancellationToken,
+}
+
+/// The line's end of it.
+#[derive(Debug)]
+pub(super) struct LineOrders {
+    pub(super) queue: mpsc::Receiver<Outgoing>,
+    pub(super) too_slow: CancellationToken,
+}
+
+/// Makes both ends.
+pub(super) fn line() -> (LineHandle, LineOrders) {
+    let (sender, receiver) = mpsc::channel(LINE_QUEUE);
+    let too_slow = CancellationToken::new();
+    let orders = LineOrders { queue: receiver, too_slow: too_slow.clone() };
+    (LineHandle { queue: sender, too_slow }, orders)
+}
+
+/// A reply that waits for the writes before it.
+pub(super) type LateReply = Box<dyn FnOnce() + Send>;
+
+/// One thing to release.
+pub(super) enum Release {
+    Reply(LateReply),
+    Publish(Arc<StoredEvent>),
+    Line(LineHandle, Outgoing),
+    Forward(Box<Forward>),
+    Dial(ExecutorId),
+    Nothing,
+}
+
+/// What was decided at one go.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) number: u64,
+    pub(super) writes: Vec<Write>,
+    pub(super) releases: Vec<Release>,
+}
+
+/// Carries releases out.
+pub(super) struct Releaser {
+    pub(super) registry: Registry,
+    pub(super) hub: Arc<Hub>,
+    pub(super) client: Arc<ExecutorClient>,
+    pub(super) identities: Arc<Identities>,
+    pub(super) dialer: Dialer,
+    pub(super) tasks: Tasks,
+}
+
+impl Releaser {
+    fn release(&self, release: Release) {
+        match release {
+            Release::Reply(reply) => reply(),
+            Release::Publish(event) => self.hub.publish(&event),
+            Release::Line(line, outgoing) => {
+                if let Err(mpsc::error::TrySendError::Full(_)) = line.queue.try_send(outgoing) {
+                    line.too_slow.cancel();
+                }
+            }
+            Release::Forward(forward) => {
+                let (client, registry) = (Arc::clone(&self.client), self.registry.clone());
+                let token = self.identities.token(&forward.executor_id);
+                self.tasks.spawn("forward", async move {
+                    let outcome = client.forward(&forward, token.as_ref()).await;
+                    registry.tell(Message::Forwarded { forward, outcome }).await;
+                });
+            }
+            Release::Dial(id) => self.dialer.dial(id, &self.registry, &self.tasks),
+            Release::Nothing => {}
+        }
+    }
+}
+
+/// Where rounds go.
+pub(super) struct Outlet {
+    releaser: Arc<Releaser>,
+    durable: Option<Durable>,
+}
+
+struct Durable {
+    queue: mpsc::Sender<Round>,
+    reader: Arc<Reader>,
+    committed: Arc<AtomicU64>,
+    sent: u64,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Outlet {
+    /// Releases at once; nothing survives the process.
+    pub(super) fn direct(releaser: Releaser) -> Self {
+        Self { releaser: Arc::new(releaser), durable: None }
+    }
+
+    /// Commits before it releases.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the connection for folding cannot be opened.
+    pub(super) fn durable(
+        releaser: Releaser,
+        store: Store,
+        reader: Arc<Reader>,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StoreError> {
+        let releaser = Arc::new(releaser);
+        let (queue, rounds) = mpsc::channel(QUEUE);
+        let committed = Arc::new(AtomicU64::new(0));
+        let (done, ended) = oneshot::channel();
+        let dirty = Arc::new(Notify::new());
+        let folder = Folder::open(store.path())?;
+        let tasks = releaser.tasks.clone();
+        tasks.spawn("log folder", fold(folder, Arc::clone(&dirty), shutdown.clone()));
+        let writer = Writer {
+            store,
+            rounds,
+            releaser: Arc::clone(&releaser),
+            committed: Arc::clone(&committed),
+            dirty,
+            shutdown: shutdown.clone(),
+        };
+        let shutdown = shutdown.clone();
+        tasks.spawn("store writer", async move {
+            if tokio::task::spawn_blocking(move || writer.run()).await.is_err() {
+                tracing::error!("the store's writer panicked");
+                shutdown.start(Cause::Panic("store writer"));
+            }
+            drop(done);
+        });
+        let durable = Durable { queue, reader, committed, sent: 0, ended };
+        Ok(Self { releaser, durable: Some(durable) })
+    }
+
+    /// Takes a round.
+    pub(super) async fn take(&mut self, round: Round) {
+        match &mut self.durable {
+            None => self.release_all(round),
+            Some(durable) => {
+                let is_idle = durable.committed.load(Ordering::Acquire) == durable.sent;
+                if round.writes.is_empty() && is_idle {
+                    self.release_all(round);
+                } else {
+                    durable.sent = round.number;
+                    // A writer that has gone has started the shutdown; replies that are dropped say so.
+                    durable.queue.send(round).await.ok();
+                }
+            }
+        }
+    }
+
+    fn release_all(&self, round: Round) {
+        for release in round.releases {
+            self.releaser.release(release);
+        }
+    }
+
+    /// Returns the last round that is on disk; `None` without a store.
+    pub(super) fn committed_round(&self) -> Option<u64> {
+        self.durable.as_ref().map(|durable| durable.committed.load(Ordering::Acquire))
+    }
+
+    /// Returns what asks the store about missions that have left the memory.
+    pub(super) fn recaller(&self) -> Recaller {
+        Recaller {
+            releaser: Arc::clone(&self.releaser),
+            reader: self.durable.as_ref().map(|durable| Arc::clone(&durable.reader)),
+        }
+    }
+
+    /// Waits until everything taken has been committed and released.
+    pub(super) async fn close(self) {
+        if let Some(durable) = self.durable {
+            drop(durable.queue);
+            durable.ended.await.ok();
+        }
+    }
+}
+
+/// Asks the store.
+pub(super) struct Recaller {
+    releaser: Arc<Releaser>,
+    reader: Option<Arc<Reader>>,
+}
+
+impl Recaller {
+    /// Looks ids and keys up and sends `then` to the worker together with what was found.
+    pub(super) fn recall(self, asked: Vec<String>, then: Message) {
+        let Some(reader) = self.reader else { return };
+        let registry = self.releaser.registry.clone();
+        self.releaser.tasks.spawn("recall", async move {
+            let looking = tokio::task::spawn_blocking(move || {
+                let found = asked.into_iter().map(|asked| {
+                    let recalled = reader.recall(&asked)?;
+                    Ok::<_, StoreError>((asked, recalled))
+                });
+                found.collect::<Result<Vec<_>, _>>()
+            });
+            match looking.await {
+                Ok(Ok(asked)) => registry.tell(Message::Recalled { asked, then: Box::new(then) }).await,
+                Ok(Err(error)) => tracing::error!(error = %chain(&error), "cannot look an ended mission up"),
+                Err(_panicked) => tracing::error!("looking an ended mission up panicked"),
+            }
+        });
+    }
+}
+
+/// Owns the writing connection, on a thread of its own.
+struct Writer {
+    store: Store,
+    rounds: mpsc::Receiver<Round>,
+    releaser: Arc<Releaser>,
+    committed: Arc<AtomicU64>,
+    dirty: Arc<Notify>,
+    shutdown: Shutdown,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut gathered = Vec::with_capacity(QUEUE);
+        while self.rounds.blocking_recv_many(&mut gathered, QUEUE) > 0 {
+            if gathered.iter().any(|round| !round.writes.is_empty()) {
+                let writes = gathered.iter().flat_map(|round| &round.writes);
+                if let Err(error) = self.store.commit(writes) {
+                    tracing::error!(error = %chain(&error), "cannot write to the store; ending, because memory and disk differ");
+                    self.shutdown.start(Cause::Fatal("store"));
+                    return;
+                }
+                self.dirty.notify_one();
+            }
+            for round in gathered.drain(..) {
+                // Before the replies: whoever acts on one must find the round committed.
+                self.committed.store(round.number, Ordering::Release);
+                for release in round.releases {
+                    self.releaser.release(release);
+                }
+            }
+        }
+    }
+}
+
+/// The whole chain of causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+async fn fold(folder: Folder, dirty: Arc<Notify>, shutdown: Shutdown) {
+    let mut folder = folder;
+    loop {
+        tokio::select! {
+            () = dirty.notified() => {}
+            () = shutdown.started() => return,
+        }
+        let folding = tokio::task::spawn_blocking(move || {
+            let result = folder.fold();
+            (folder, result)
+        });
+        match folding.await {
+            Ok((back, result)) => {
+                folder = back;
+                if let Err(error) = result {
+                    tracing::warn!(error = %error, "cannot fold the store's log back; it grows until that works");
+                }
+            }
+            Err(_panicked) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLD_EVERY) => {}
+            () = shutdown.started() => return,
+        }
+    }
+}
