@@ -6,6 +6,7 @@
     reason = "a test that cannot go on must end loudly, helpers included, and says what it measured"
 )]
 
+mod bridge;
 mod examples;
 mod provision;
 mod serve;

@@ -82,6 +82,7 @@ fn plays_the_role_it_was_started_for() {
     };
     match role.as_str() {
         "foreign writer" => crate::session::stress::write_like_a_foreigner(Path::new(&folder)),
+        "file rewriter" => crate::bridge::foreign_writer::rewrite_everything(Path::new(&folder)),
         "updater" => crate::session::stress::update_for_ever(Path::new(&folder)),
         other => panic!("no role {other}"),
     }

@@ -1,0 +1,86 @@
+//! Somebody edits the file.
+
+use super::Watched;
+use super::registry::{Behaviour, Registry};
+use crate::support::daemon::Daemon;
+use crate::support::eventually::eventually;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LONG: Behaviour = Behaviour { is_idempotent: true, ends_after: Duration::from_secs(600) };
+
+fn command(registry: &Registry, wanted: &str) {
+    eventually(&format!("the command {wanted}"), PATIENCE, || {
+        registry.commands().into_iter().find(|(mission, command, _)| mission == "s-0" && command == wanted)
+    });
+}
+
+#[test]
+fn abort_pause_and_resume_are_passed_on_once() {
+    let registry = Registry::start(LONG);
+    let folder = Watched::new();
+    folder.queue("s", 1);
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("it to run", PATIENCE, || {
+        folder.mission("s", "s-0").filter(|mission| mission["status"] == "running")
+    });
+    folder.edit("s", "s-0", |mission| mission["status"] = "paused".into());
+    command(&registry, "pause");
+    folder.edit("s", "s-0", |mission| mission["status"] = "running".into());
+    command(&registry, "resume");
+    folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
+    command(&registry, "abort");
+    assert_eq!(registry.commands().len(), 3, "{:?}", registry.commands());
+}
+
+#[test]
+fn a_held_session_waits_until_it_is_active_again() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::ZERO, ..LONG });
+    let folder = Watched::new();
+    let session = |state: &str| serde_json::json!({"state": state, "missions": [{"id": "s-0", "objective": "x", "status": "queued"}]});
+    folder.put("s", &session("paused"));
+    folder.queue("t", 1);
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("the other session to be done", PATIENCE, || (folder.count("t", "done")? == 1).then_some(()));
+    assert_eq!(folder.count("s", "queued"), Some(1));
+    folder.put("s", &session("active"));
+    eventually("it to be done", PATIENCE, || (folder.count("s", "done")? == 1).then_some(()));
+}
+
+#[test]
+fn a_mission_queued_again_runs_again_under_a_new_key_and_keeps_its_history() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::ZERO, ..LONG });
+    let folder = Watched::new();
+    folder.queue("s", 1);
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("it to be done", PATIENCE, || (folder.count("s", "done")? == 1).then_some(()));
+    folder.edit("s", "s-0", |mission| mission["status"] = "queued".into());
+    let mission = eventually("it to be done again", PATIENCE, || {
+        folder
+            .mission("s", "s-0")
+            .filter(|mission| mission["status"] == "done" && mission["attempts"].is_array())
+    });
+    assert_eq!(mission["attempts"].as_array().unwrap().len(), 1);
+    assert_eq!(mission["attempts"][0]["status"], "done");
+    assert_eq!(registry.keys(), ["s-0", "s-0#2"]);
+    assert_eq!(registry.runs()["s-0"], 2);
+}
+
+#[test]
+fn an_old_copy_written_over_an_ended_mission_runs_nothing_again() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::ZERO, ..LONG });
+    let folder = Watched::new();
+    folder.queue("s", 2);
+    let old = std::fs::read_to_string(folder.file("s")).unwrap();
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("both to be done", PATIENCE, || (folder.count("s", "done")? == 2).then_some(()));
+    folder.put_text("s", &old);
+    eventually("both to be done again", PATIENCE, || (folder.count("s", "done")? == 2).then_some(()));
+    assert!(bridge.terminate().success());
+    folder.put_text("s", &old);
+    let _next = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("both to be done after a restart", PATIENCE, || {
+        (folder.count("s", "done")? == 2).then_some(())
+    });
+    assert_eq!(registry.dispatches(), 2);
+}
