@@ -195,8 +195,15 @@ impl Held {
     /// The request certainly did not arrive: it does not count.
     pub fn unsent(&mut self) {
         if self.phase == Phase::Claimed {
-            self.phase = Phase::Waiting;
+            self.release();
             self.attempts = self.attempts.saturating_sub(1);
+        }
+    }
+
+    /// Nobody will send it for now: it waits to be offered again.
+    pub fn release(&mut self) {
+        if self.phase == Phase::Claimed {
+            self.phase = Phase::Waiting;
         }
     }
 

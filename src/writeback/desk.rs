@@ -19,7 +19,7 @@ use crate::domain::session::SessionState;
 use crate::protocol::envelope::{Frame, encode_envelope};
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
-use crate::session::document::Document;
+use crate::session::document::{Document, MissionView};
 use crate::session::journal::{self, Line};
 use crate::session::journal_file;
 use crate::session::ledger::{Applied, Held, Ledger, Phase};
@@ -128,6 +128,8 @@ pub struct Desk {
     document: Option<Arc<Document>>,
     identity: Option<FileIdentity>,
     offered: bool,
+    /// A mission came back unsent: an offer that left meanwhile does not have it.
+    reoffer: bool,
     progress_only: bool,
     warned_gone: Vec<MissionId>,
 }
@@ -141,6 +143,7 @@ impl Desk {
             document: None,
             identity: None,
             offered: false,
+            reoffer: false,
             progress_only: true,
             warned_gone: Vec::new(),
         }
@@ -170,6 +173,9 @@ impl Desk {
         self.append(room, &lines, !begun.is_empty());
         for news in begun {
             tell(room, news);
+        }
+        if std::mem::take(&mut self.reoffer) {
+            self.offer_again(room, &mut done);
         }
         if job.may_write && self.ledger.as_ref().is_some_and(Ledger::is_dirty) {
             self.write(room, &mut done);
@@ -235,7 +241,7 @@ impl Desk {
         self.identity = Some(reading.identity);
         let document = reading.document;
         self.document = Some(Arc::clone(&document));
-        if self.ledger.is_none() && document.missions().all(|m| is_ended(m.string("status").as_deref())) {
+        if self.ledger.is_none() && document.missions().all(|mission| is_settled(&mission)) {
             // Nothing to do here, and so no reason to read the journal.
             done.problems = Some(Vec::new());
             if std::mem::take(&mut self.offered) {
@@ -302,6 +308,15 @@ impl Desk {
         }
     }
 
+    /// Offers what waits, by the document as it is known.
+    fn offer_again(&mut self, room: &Room, done: &mut Done) {
+        let (Some(document), Some(ledger)) = (self.document.clone(), self.ledger.as_mut()) else { return };
+        let mut lines = Vec::new();
+        let (_edits, findings) = reconcile(&document, ledger, Scope::Everything, clock::wall());
+        self.act_on(room, findings, &mut lines, done);
+        self.append(room, &lines, false);
+    }
+
     /// A wish for a mission that an executor has. One that we only claimed is asked about when the answer is here.
     fn pass_on(&self, room: &Room, mission: MissionId, wish: Wish, lines: &mut Vec<u8>) {
         let accepted = self
@@ -364,6 +379,11 @@ impl Desk {
         let document = self.document.clone().filter(|_| done.unreadable.is_none());
         let (Some(document), Some(ledger)) = (document, self.ledger.as_mut()) else {
             // Once it can be read, a look offers them again.
+            if let Some(ledger) = &mut self.ledger {
+                for mission in missions {
+                    release(ledger, mission);
+                }
+            }
             let keys = missions
                 .iter()
                 .map(|mission| MissionKey { session: self.session.clone(), mission: mission.clone() });
@@ -376,6 +396,7 @@ impl Desk {
         for mission in missions {
             let key = MissionKey { session: self.session.clone(), mission: mission.clone() };
             let Some(view) = document.mission(mission.as_str()) else {
+                release(ledger, mission);
                 news.push(skipped(key, "no longer in session.json"));
                 continue;
             };
@@ -386,6 +407,7 @@ impl Desk {
                 continue;
             }
             if !state.is_dispatching() {
+                release(ledger, mission);
                 news.push(skipped(key, "the session is held"));
                 continue;
             }
@@ -454,6 +476,7 @@ impl Desk {
                 let Some(held) = ledger.get_mut(&key.mission) else { return };
                 held.unsent();
                 Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
+                self.reoffer = true;
             }
             Order::Known { key, status } => self.take_status(&key.mission, &status, lines, done),
             Order::Steered { key, wish, result } => {
@@ -637,8 +660,22 @@ fn tell(room: &Room, news: News) {
     }
 }
 
-fn is_ended(status: Option<&str>) -> bool {
-    status.and_then(|text| MissionState::parse(text).ok()).is_some_and(MissionState::is_terminal)
+/// Says whether a mission has ended and nothing of ours is missing from it. One that ended without the time that we
+/// write with the end, but with an executor, was ended by hand while no bridge was running.
+fn is_settled(mission: &MissionView<'_>) -> bool {
+    let ended = |text: Cow<'_, str>| MissionState::parse(&text).is_ok_and(MissionState::is_terminal);
+    let by_hand = || {
+        mission.field("executorId").is_some()
+            && ["completedAt", "failedAt", "abortedAt"].iter().all(|key| mission.field(key).is_none())
+    };
+    mission.string("status").is_some_and(ended) && !by_hand()
+}
+
+/// A mission that is not sent after all waits to be offered again.
+fn release(ledger: &mut Ledger, mission: &MissionId) {
+    if let Some(held) = ledger.get_quietly(mission.as_str()) {
+        held.release();
+    }
 }
 
 /// A claimed mission that the file no longer wants: the claim goes.
@@ -653,6 +690,8 @@ fn abandon(ledger: &mut Ledger, mission: &MissionId, said: Option<MissionState>,
         held.withdrawn(at);
         held.shown = Some(held.state);
         Line::Withdrawn { ts: at, mission_id: mission.clone() }.write(lines);
+    } else {
+        held.release();
     }
 }
 
