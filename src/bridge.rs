@@ -19,6 +19,7 @@ use crate::dispatcher::{self, client::Client};
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
 use crate::events::{self, messages as following};
+use crate::intake;
 use crate::net::http::{self, Http};
 use crate::runtime::clock;
 use crate::runtime::shutdown::{Cause, Shutdown};
@@ -33,6 +34,7 @@ use crate::writeback::desk::Room;
 use crate::writeback::worker as folder;
 use crate::{dispatcher::worker as dispatch, watcher::worker as watch_worker};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub fsync: FsyncPolicy,
     /// How files are replaced; found out when none is given.
     pub write_mode: Option<WriteMode>,
+    /// How drop folders are kept.
+    pub intake: intake::Config,
     /// End when everything that was queued has been answered for.
     pub once: bool,
 }
@@ -168,9 +172,12 @@ fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -
 
     let (from_watcher, to_watcher) = mpsc::channel(1024);
     tasks.spawn("watcher", watch_worker::run(config.watcher.clone(), notices, to_watcher, shutdown.clone()));
-    tasks.spawn("notices", carry_notices(watched, folder_tasks, mode));
+    let (drops, dropped) = mpsc::channel(256);
+    tasks.spawn("notices", carry_notices(watched, folder_tasks, drops, mode));
     tasks.spawn("answers", carry_answers(answers, from_watcher));
 
+    let store = Arc::new(store);
+    tasks.spawn("intake", intake::worker::run(config.intake, Arc::clone(&store), dropped, shutdown.clone()));
     let room = Room { store, fsync: config.fsync, news };
     let channels = folder::Channels {
         tasks: folder_inbox,
@@ -207,13 +214,23 @@ fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -
 async fn carry_notices(
     mut notices: mpsc::Receiver<Notice>,
     tasks: mpsc::Sender<folder::Task>,
+    drops: mpsc::Sender<intake::worker::Place>,
     mode: watch::Sender<(bool, Option<String>)>,
 ) {
     while let Some(notice) = notices.recv().await {
         let task = match notice {
             Notice::Changed { session, identity } => folder::Task::Look { session, identity },
             Notice::Swept { sessions } => folder::Task::Swept { sessions },
-            Notice::Inbox { place: _ } => continue,
+            Notice::Inbox { place } => {
+                let place = match place {
+                    watcher::InboxPlace::Root => None,
+                    watcher::InboxPlace::Session(session) => Some(session),
+                };
+                if drops.send(place).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             Notice::Mode { native, why } => {
                 mode.send_replace((native, why));
                 continue;

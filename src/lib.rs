@@ -48,6 +48,7 @@ pub mod watcher;
 // The bridge, in the order of the flow.
 pub mod dispatcher;
 pub mod events;
+pub mod intake;
 pub mod writeback;
 
 // The other end.

@@ -4,6 +4,7 @@
 //! once, at the border.
 
 pub mod capability;
+pub mod error;
 pub mod event;
 pub mod file;
 pub mod id;

@@ -11,6 +11,7 @@
 
 use super::merge::{Findings, Problem, Scope, reconcile};
 use crate::disk::fsync::FsyncPolicy;
+use crate::domain::error::with_causes;
 use crate::domain::event::{Body, Envelope, MissionEvent};
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
@@ -113,7 +114,7 @@ pub enum Owed {
 #[derive(Debug)]
 pub struct Room {
     /// The files.
-    pub store: SessionStore,
+    pub store: Arc<SessionStore>,
     /// When the journal reaches the disk.
     pub fsync: FsyncPolicy,
     /// To the dispatcher, who never keeps anybody waiting.
@@ -738,17 +739,6 @@ fn unreadable(error: &ReadError, identity: Option<FileIdentity>) -> Unreadable {
         | ReadError::Io { .. } => None,
     };
     Unreadable { identity, place, message: with_causes(error) }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// For events about missions whose session is not known: which sessions hold which missions.

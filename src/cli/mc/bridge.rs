@@ -13,6 +13,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::secret::Token;
 use crate::dry_run::{self, Shown};
 use crate::events;
+use crate::intake;
 use crate::net::http;
 use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
@@ -120,6 +121,15 @@ pub struct Arguments {
     /// While polling, look this often
     #[arg(long, env = "AIWG_RS_POLL_INTERVAL_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..), value_name = "MS", help_heading = "Folder")]
     poll_interval_ms: u64,
+    /// Keep files in inbox/accepted/ for this many days
+    #[arg(
+        long,
+        env = "AIWG_RS_INBOX_RETENTION_DAYS",
+        default_value_t = 7,
+        value_name = "DAYS",
+        help_heading = "Folder"
+    )]
+    inbox_retention_days: u32,
     /// Flush every line and file to the disk, once per write cycle, or never
     #[arg(long, env = "AIWG_RS_FSYNC", default_value = "batch", help_heading = "Folder")]
     fsync: Fsync,
@@ -215,6 +225,10 @@ impl Arguments {
                 Fsync::Never => FsyncPolicy::Never,
             },
             write_mode: None,
+            intake: intake::Config {
+                retention: Duration::from_secs(u64::from(self.inbox_retention_days) * 24 * 60 * 60),
+                ..intake::Config::default()
+            },
             once: self.once,
         })
     }
