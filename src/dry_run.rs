@@ -90,7 +90,7 @@ async fn shown_of(config: &Config, store: &Arc<SessionStore>, sessions: Vec<Sess
     })
     .await
     .unwrap_or_default();
-    let mut queue = Queue::default();
+    let mut queue = Queue::new((config.dispatcher.max_in_flight / 8).min(16));
     for (session, look) in &looks {
         queue.replace(session, look.offers.clone());
     }

@@ -169,9 +169,11 @@ pub struct Machine {
 impl Machine {
     /// Starts with nothing to do; `seed` decides the jitter.
     pub fn new(config: Config, seed: u64) -> Self {
+        // An eighth of the slots: short enough that eight sessions are served at once, long enough to flush together.
+        let queue = Queue::new((config.max_in_flight / 8).min(16));
         Self {
             config,
-            queue: Queue::default(),
+            queue,
             gate: Reachability::new(seed),
             flights: HashMap::new(),
             timers: BTreeSet::new(),

@@ -1,8 +1,9 @@
 //! Pure: whose turn it is.
 //!
 //! Urgent before normal, whichever session it stands in. Among equals the sessions take turns, so that one with ten
-//! thousand missions delays one with a single mission by one request at most. Inside a session: oldest first, then the
-//! place in the array.
+//! thousand missions delays one with a single mission by one turn at most. A turn is a few missions long: claims of one
+//! session go to the disk together, and a turn of one would flush once per mission. Inside a session: oldest first, then
+//! the place in the array.
 
 use crate::domain::id::SessionId;
 use crate::domain::mission::Priority;
@@ -38,14 +39,28 @@ impl Ring {
 }
 
 /// The missions that wait, in turns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     sessions: HashMap<SessionId, [VecDeque<Offer>; CLASSES]>,
     turns: [Ring; CLASSES],
     len: usize,
+    turn_length: usize,
+    /// Whose turn it is, in which class, and how many missions of it are left.
+    turn: Option<(usize, SessionId, usize)>,
 }
 
 impl Queue {
+    /// Makes an empty queue whose turns are at most `turn_length` missions long, at least one.
+    pub fn new(turn_length: usize) -> Self {
+        Self {
+            sessions: HashMap::new(),
+            turns: Default::default(),
+            len: 0,
+            turn_length: turn_length.max(1),
+            turn: None,
+        }
+    }
+
     /// Replaces everything that waits in `session`. The session keeps its turn where it had one.
     pub fn replace(&mut self, session: &SessionId, mut offers: Vec<Offer>) {
         if let Some(old) = self.sessions.remove(session) {
@@ -89,29 +104,41 @@ impl Queue {
 
     /// Takes the next mission.
     pub fn pop(&mut self) -> Option<(MissionKey, Offer)> {
-        for (index, turns) in self.turns.iter_mut().enumerate() {
-            while let Some(session) = turns.next() {
-                let Some(list) = self.sessions.get_mut(&session).and_then(|classes| classes.get_mut(index))
+        for class in 0..CLASSES {
+            while let Some((session, left)) = self.whose_turn(class) {
+                let Some(offer) = self.sessions.get_mut(&session).and_then(|c| c.get_mut(class)?.pop_front())
                 else {
                     continue;
                 };
-                let Some(offer) = list.pop_front() else { continue };
                 self.len -= 1;
-                if list.is_empty() {
-                    if self
-                        .sessions
-                        .get(&session)
-                        .is_some_and(|classes| classes.iter().all(VecDeque::is_empty))
-                    {
-                        self.sessions.remove(&session);
+                let waits =
+                    |c: &[VecDeque<Offer>; CLASSES]| c.get(class).is_some_and(|list| !list.is_empty());
+                if self.sessions.get(&session).is_some_and(|classes| classes.iter().all(VecDeque::is_empty)) {
+                    self.sessions.remove(&session);
+                } else if self.sessions.get(&session).is_some_and(waits) {
+                    if left > 1 {
+                        self.turn = Some((class, session.clone(), left - 1));
+                    } else if let Some(ring) = self.turns.get_mut(class) {
+                        ring.join(&session);
                     }
-                } else {
-                    turns.join(&session);
                 }
                 return Some((MissionKey { session, mission: offer.mission.clone() }, offer));
             }
         }
         None
+    }
+
+    /// Takes the session whose turn it is in `class`. A turn that was begun in another class is given up: somebody more
+    /// urgent came.
+    fn whose_turn(&mut self, class: usize) -> Option<(SessionId, usize)> {
+        if let Some((_, session, left)) = self.turn.take_if(|(same, _, _)| *same == class) {
+            return Some((session, left));
+        }
+        let session = self.turns.get_mut(class)?.next()?;
+        if let Some((other, interrupted, _)) = self.turn.take() {
+            self.turns.get_mut(other)?.join(&interrupted);
+        }
+        Some((session, self.turn_length))
     }
 
     /// Returns how many missions wait.
@@ -148,7 +175,7 @@ mod tests {
 
     #[test]
     fn urgent_missions_of_any_session_go_first_and_equals_take_turns() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(1);
         let normal = Priority::Normal;
         queue.replace(&session("a"), (0..3).map(|i| offer(&format!("a{i}"), normal, None, i)).collect());
         queue.replace(
@@ -164,7 +191,7 @@ mod tests {
 
     #[test]
     fn inside_a_session_the_oldest_goes_first_and_undated_ones_keep_their_place_at_the_end() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(1);
         let normal = Priority::Normal;
         let offers = vec![
             offer("x", normal, None, 0),
@@ -177,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_replaced_session_withdraws_what_is_no_longer_offered() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(1);
         queue.replace(&session("s"), vec![offer("a", Priority::Normal, None, 0)]);
         queue.replace(&session("s"), vec![offer("b", Priority::Normal, None, 0)]);
         assert_eq!(drain(&mut queue), ["s/b"]);
@@ -187,12 +214,28 @@ mod tests {
         assert!(queue.pop().is_none());
     }
 
+    #[test]
+    fn a_turn_is_a_few_missions_long_and_ends_when_somebody_more_urgent_comes() {
+        let mut queue = Queue::new(2);
+        let normal = Priority::Normal;
+        for name in ["a", "b"] {
+            let offers = (0..3).map(|i| offer(&format!("{name}{i}"), normal, None, i)).collect();
+            queue.replace(&session(name), offers);
+        }
+        let next = |queue: &mut Queue| queue.pop().unwrap().0.mission.to_string();
+        assert_eq!(next(&mut queue), "a0");
+        queue.replace(&session("c"), vec![offer("c0", Priority::Critical, None, 0)]);
+        assert_eq!(next(&mut queue), "c0");
+        assert_eq!(drain(&mut queue), ["b/b0", "b/b1", "a/a1", "a/a2", "b/b2"]);
+    }
+
     proptest! {
         #[test]
         fn every_offer_comes_out_once_and_never_before_a_more_urgent_one(
-            offers in proptest::collection::vec((0..5_usize, 0..4_usize, proptest::option::of(0..9_i64)), 0..60)
+            offers in proptest::collection::vec((0..5_usize, 0..4_usize, proptest::option::of(0..9_i64)), 0..60),
+            turn in 1..5_usize
         ) {
-            let mut queue = Queue::default();
+            let mut queue = Queue::new(turn);
             for s in 0..5 {
                 let list: Vec<Offer> = offers.iter().enumerate().filter(|(_, o)| o.0 == s)
                     .map(|(i, o)| offer(&format!("m{i}"), Priority::ALL[o.1], o.2, i)).collect();

@@ -27,7 +27,7 @@ use crate::session::ledger::{Applied, Held, Ledger, Phase};
 use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Steered, Wish};
 use crate::session::store::{ReadError, SessionStore, UpdateError};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Something that happened, for one session.
@@ -97,8 +97,20 @@ pub struct Done {
     pub owed: Option<Owed>,
     /// The file could not be written, for people.
     pub write_error: Option<String>,
-    /// Nothing here is queued or live.
-    pub idle: bool,
+    /// What is going on in the session.
+    pub activity: Activity,
+}
+
+/// What is going on in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activity {
+    /// Nothing is queued, live or owed to the file.
+    Idle,
+    /// Missions are with executors.
+    #[default]
+    Live,
+    /// Missions are offered or claimed: more will have to be written soon.
+    Busy,
 }
 
 /// How urgently the file is to be written.
@@ -128,7 +140,8 @@ pub struct Desk {
     ledger: Option<Ledger>,
     document: Option<Arc<Document>>,
     identity: Option<FileIdentity>,
-    offered: bool,
+    /// What the dispatcher was offered and has not begun.
+    offered: HashSet<MissionId>,
     /// A mission came back unsent: an offer that left meanwhile does not have it.
     reoffer: bool,
     progress_only: bool,
@@ -143,7 +156,7 @@ impl Desk {
             ledger: None,
             document: None,
             identity: None,
-            offered: false,
+            offered: HashSet::new(),
             reoffer: false,
             progress_only: true,
             warned_gone: Vec::new(),
@@ -192,14 +205,21 @@ impl Desk {
         if self.ledger.as_ref().is_some_and(Ledger::is_dirty) && done.owed.is_none() {
             done.owed = Some(if self.progress_only { Owed::Progress } else { Owed::State });
         }
-        done.idle = self.is_idle();
+        let claimed = |ledger: &Ledger| ledger.iter().any(|(_, held)| held.phase == Phase::Claimed);
+        done.activity = if !self.offered.is_empty() || self.ledger.as_ref().is_some_and(claimed) {
+            Activity::Busy
+        } else if self.is_idle() {
+            Activity::Idle
+        } else {
+            Activity::Live
+        };
     }
 
     /// Says whether nothing here is queued, live or waiting to be written.
     pub fn is_idle(&self) -> bool {
         let busy =
             |ledger: &Ledger| ledger.is_dirty() || ledger.iter().any(|(_, held)| held.phase != Phase::Ended);
-        !self.offered && !self.ledger.as_ref().is_some_and(busy)
+        self.offered.is_empty() && !self.ledger.as_ref().is_some_and(busy)
     }
 
     /// Puts in order what a killed writer left beside the file.
@@ -229,7 +249,7 @@ impl Desk {
                 done.gone = self.ledger.as_ref().is_none_or(|ledger| !ledger.is_live());
                 self.document = None;
                 self.identity = None;
-                if std::mem::take(&mut self.offered) {
+                if !std::mem::take(&mut self.offered).is_empty() {
                     tell(room, News::Offers { session: self.session.clone(), missions: Vec::new() });
                 }
                 return;
@@ -245,7 +265,7 @@ impl Desk {
         if self.ledger.is_none() && document.missions().all(|mission| is_settled(&mission)) {
             // Nothing to do here, and so no reason to read the journal.
             done.problems = Some(Vec::new());
-            if std::mem::take(&mut self.offered) {
+            if !std::mem::take(&mut self.offered).is_empty() {
                 tell(room, News::Offers { session: self.session.clone(), missions: Vec::new() });
             }
             return;
@@ -303,8 +323,8 @@ impl Desk {
     }
 
     fn offer(&mut self, room: &Room, offers: Vec<Offer>) {
-        if !offers.is_empty() || self.offered {
-            self.offered = !offers.is_empty();
+        if !offers.is_empty() || !self.offered.is_empty() {
+            self.offered = offers.iter().map(|offer| offer.mission.clone()).collect();
             tell(room, News::Offers { session: self.session.clone(), missions: offers });
         }
     }
@@ -376,6 +396,9 @@ impl Desk {
     ) -> Vec<News> {
         self.look(room, lines, done);
         self.load(room, done);
+        for mission in missions {
+            self.offered.remove(mission);
+        }
         let skipped = |key: MissionKey, why| News::Skipped { key, why };
         let document = self.document.clone().filter(|_| done.unreadable.is_none());
         let (Some(document), Some(ledger)) = (document, self.ledger.as_mut()) else {

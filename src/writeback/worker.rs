@@ -9,7 +9,7 @@
 //! The loop never waits for the other stages. What it has to tell them stands in lists of its own; when too many events
 //! have piled up it stops listening to the executors' streams, and they slow down by themselves.
 
-use super::desk::{Desk, Done, Job, Owed, Room, Unreadable, Update, Whereabouts};
+use super::desk::{Activity, Desk, Done, Job, Owed, Room, Unreadable, Update, Whereabouts};
 use super::merge::Problem;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
@@ -30,8 +30,12 @@ const DESKS_AT_WORK: usize = 24;
 /// After a write, a session rests this many times as long as the write took.
 const REST_FACTOR: u32 = 4;
 
-/// Writes shorter than this need no rest.
+/// Writes shorter than this need no rest, unless more is certain to come.
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
+
+/// While more missions of a session are on their way, it rests at least this long. A tenth of the second within which
+/// the file must agree with the registry.
+const REST_WHEN_BUSY: Duration = Duration::from_millis(100);
 
 /// Progress alone is written this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -413,7 +417,9 @@ impl Folder {
             self.written_bytes += bytes;
             self.writes += 1;
             entry.last_write = Some(now);
-            entry.write_at = (took > CHEAP_WRITE).then(|| now + took * REST_FACTOR);
+            let busy = done.activity == Activity::Busy;
+            let rest = if busy { (took * REST_FACTOR).max(REST_WHEN_BUSY) } else { took * REST_FACTOR };
+            entry.write_at = (busy || took > CHEAP_WRITE).then(|| now + rest);
         }
         if let Some(error) = &done.write_error {
             if entry.write_error.is_none() {
@@ -437,7 +443,7 @@ impl Folder {
             return;
         }
         // A session whose missions have all ended needs no desk; one that was in use may be again in a moment.
-        if done.idle && entry.last_write.is_none() {
+        if done.activity == Activity::Idle && entry.last_write.is_none() {
             entry.desk = None;
         } else {
             entry.desk = Some(desk);
