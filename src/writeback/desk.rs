@@ -25,7 +25,7 @@ use crate::session::journal::{self, Line};
 use crate::session::journal_file;
 use crate::session::ledger::{Applied, Held, Ledger, Phase};
 use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Steered, Wish};
-use crate::session::store::{ReadError, SessionStore, UpdateError};
+use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -626,7 +626,9 @@ impl Desk {
         let Some(mut ledger) = self.ledger.take() else { return };
         let known = self.document.clone();
         let mut found: Vec<Findings> = Vec::new();
-        let updated = room.store.update(&self.session, &mut |base: &Document| {
+        let reading =
+            known.clone().zip(self.identity).map(|(document, identity)| Reading { document, identity });
+        let updated = room.store.update_from(&self.session, reading.as_ref(), &mut |base: &Document| {
             let unchanged = known.as_ref().is_some_and(|document| document.bytes() == base.bytes());
             let scope = if unchanged { Scope::Changed } else { Scope::Everything };
             let (edits, findings) = reconcile(base, &mut ledger, scope, clock::wall());
