@@ -3,6 +3,7 @@
 //! | an executor's line | what follows |
 //! |---|---|
 //! | its first mission, or `--subscribe` | dial |
+//! | a mission more | ask about it once, after [`POLL`]: many have ended by then |
 //! | up | ask about each of its missions, and once more when the line has settled; then every [`SAFETY`] |
 //! | lost | dial again with growing delays; meanwhile its missions are polled |
 //! | refused | its missions are polled; dial again after [`REFUSED_RETRY`] |
@@ -275,8 +276,8 @@ impl Machine {
         let line = self.line(executor, now);
         line.missions.insert(mission.clone());
         line.idle_until = None;
-        let delay = if matches!(line.link, Link::Up { .. }) { SAFETY } else { POLL };
-        self.set_mission_timer(mission, Some(now + delay));
+        // Asked even when the line is up: what happened before we followed came over it to nobody.
+        self.set_mission_timer(mission, Some(now + POLL));
         self.wake_line(executor, now, effects);
     }
 
@@ -630,8 +631,11 @@ mod tests {
         assert_eq!(rig.pass(POLL), ["ask a", "ask b"]);
         assert_eq!(rig.answer("a", Some(1), 1), [""; 0], "nothing changed");
         assert_eq!(rig.answer("b", Some(1), 2), ["status b"]);
-        assert_eq!(rig.follow("c", Some(1)), [""; 0], "a new mission on a line that is up needs no question");
-        assert_eq!(rig.machine.next_wakeup(), Some(rig.now.instant + SAFETY));
+        assert_eq!(rig.follow("c", Some(1)), [""; 0], "a mission that ends at once costs no question");
+        let next = rig.now.instant + SAFETY;
+        assert_eq!(rig.pass(POLL), ["ask c"]);
+        rig.answer("c", Some(1), 1);
+        assert_eq!(rig.machine.next_wakeup(), Some(next));
     }
 
     #[test]

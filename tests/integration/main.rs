@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod events;
 mod examples;
 mod provision;
 mod serve;

@@ -4,6 +4,7 @@ pub(crate) mod repository;
 
 use std::time::Duration;
 
+pub(crate) mod chaos_proxy;
 pub(crate) mod folder;
 pub(crate) mod role;
 
