@@ -1,6 +1,8 @@
 //! The bridge as a process, against a registry that is not ours.
 
 mod answers;
+mod drops;
+mod files;
 pub(crate) mod foreign_writer;
 mod kill;
 mod locks;
