@@ -29,6 +29,10 @@ use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The same complaint about one session is not repeated sooner.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Something that happened, for one session.
 #[derive(Debug)]
@@ -145,6 +149,9 @@ pub struct Desk {
     /// A mission came back unsent: an offer that left meanwhile does not have it.
     reoffer: bool,
     progress_only: bool,
+    /// Another program has just written an old copy: the moment before it reads again is the best one to write.
+    urgent: bool,
+    warned_old_copy: Option<Instant>,
     warned_gone: Vec<MissionId>,
 }
 
@@ -159,6 +166,8 @@ impl Desk {
             offered: HashSet::new(),
             reoffer: false,
             progress_only: true,
+            urgent: false,
+            warned_old_copy: None,
             warned_gone: Vec::new(),
         }
     }
@@ -191,7 +200,8 @@ impl Desk {
         if std::mem::take(&mut self.reoffer) {
             self.offer_again(room, &mut done);
         }
-        if job.may_write && self.ledger.as_ref().is_some_and(Ledger::is_dirty) {
+        let urgent = std::mem::take(&mut self.urgent);
+        if (job.may_write || urgent) && self.ledger.as_ref().is_some_and(Ledger::is_dirty) {
             self.write(room, &mut done);
         }
         self.sum_up(&mut done);
@@ -283,7 +293,7 @@ impl Desk {
     /// What a whole document asks for, once it is in the ledger.
     fn act_on(&mut self, room: &Room, findings: Findings, lines: &mut Vec<u8>, done: &mut Done) {
         let at = clock::wall();
-        let session = &self.session;
+        let session = self.session.clone();
         for (mission_id, run, attempts) in findings.requeued {
             tracing::info!(session.id = %session, mission.id = %mission_id, run, "queued again by hand");
             if let Ok(attempts) = serde_json::value::RawValue::from_string(attempts) {
@@ -291,10 +301,14 @@ impl Desk {
             }
         }
         if !findings.restored.is_empty() {
-            tracing::warn!(
-                session.id = %session, count = findings.restored.len(),
-                "another program wrote an old copy of session.json; our fields are put back"
-            );
+            self.urgent = true;
+            if self.warned_old_copy.is_none_or(|said| said.elapsed() >= WARN_EVERY) {
+                self.warned_old_copy = Some(Instant::now());
+                tracing::warn!(
+                    session.id = %session, count = findings.restored.len(),
+                    "another program wrote an old copy of session.json; our fields are put back"
+                );
+            }
             Line::Restored { ts: at, mission_ids: findings.restored }.write(lines);
         }
         for mission_id in findings.withdrawn {
@@ -666,6 +680,7 @@ impl Desk {
             }
         }
         self.append(room, &lines, false);
+        self.urgent = false;
         self.rotate(room);
     }
 
