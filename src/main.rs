@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = aiwg_rs::cli::Arguments::parse();
-    if let Err(error) = aiwg_rs::telemetry::install(&arguments.logging) {
+    if let Err(error) = aiwg_rs::telemetry::install(arguments.log_directives(), arguments.logging.log_format)
+    {
         return aiwg_rs::cli::exit::report(&error);
     }
     aiwg_rs::net::http::install_tls();

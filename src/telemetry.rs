@@ -1,7 +1,7 @@
 //! Command: logs: for people on a terminal, JSON lines elsewhere, always to standard error.
 
+use crate::cli::LogFormat;
 use crate::cli::exit::{Code, Ended};
-use crate::cli::{LogFormat, Logging};
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
@@ -9,14 +9,14 @@ use tracing_subscriber::EnvFilter;
 ///
 /// # Errors
 /// The directives cannot be read, or a subscriber is installed already.
-pub fn install(logging: &Logging) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&logging.log).map_err(|error| {
-        Ended::new(Code::Usage, format!("--log {:?} cannot be read", logging.log)).because(error).hint(
+pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
+        Ended::new(Code::Usage, format!("--log {directives:?} cannot be read")).because(error).hint(
             "use error, warn, info, debug or trace, or directives such as info,aiwg_rs::dispatcher=debug",
         )
     })?;
     let terminal = std::io::stderr().is_terminal();
-    let json = match logging.log_format {
+    let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Human => false,
         LogFormat::Json => true,

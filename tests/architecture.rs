@@ -8,8 +8,8 @@ use syn::visit::{self, Visit};
 /// In the order in which they may know each other: everyone knows its own tier and those before it.
 const TIERS: [&str; 5] = ["Domain", "Pure", "Edge", "Service", "Command"];
 /// None of these knows another one; only `bridge` and `cli` put them together.
-const STAGES: [&str; 7] =
-    ["watcher", "dispatcher", "registry", "executor", "events", "writeback", "delegate"];
+const STAGES: [&str; 8] =
+    ["watcher", "intake", "dispatcher", "registry", "executor", "events", "writeback", "delegate"];
 /// What no file of the first two tiers may reach: clocks, files, the network, processes, tasks.
 const OUTSIDE: [&str; 14] = [
     "std::fs",

@@ -1,5 +1,6 @@
 //! Command: the command line: a file per subcommand, and the exit codes.
 
+pub mod demo;
 pub mod duration;
 pub mod exit;
 pub mod mc;
@@ -22,19 +23,21 @@ pub struct Arguments {
     pub command: Command,
 }
 
+impl Arguments {
+    /// Returns what to log: as asked, else what suits the command. A demonstration shows its story on the same terminal.
+    pub fn log_directives(&self) -> &str {
+        let default = if matches!(self.command, Command::Demo(_)) { "warn" } else { "info" };
+        self.logging.log.as_deref().unwrap_or(default)
+    }
+}
+
 /// Logging, for every subcommand.
 #[derive(Debug, Clone, Args)]
 pub struct Logging {
-    /// Log at this level or by these directives, such as `debug` or `info,aiwg_rs::dispatcher=trace`
-    #[arg(
-        long,
-        global = true,
-        env = "AIWG_RS_LOG",
-        default_value = "info",
-        value_name = "LEVEL",
-        help_heading = "Logging"
-    )]
-    pub log: String,
+    /// Log at this level or by these directives, such as `debug` or `info,aiwg_rs::dispatcher=trace`; default: `info`,
+    /// and `warn` for `demo`
+    #[arg(long, global = true, env = "AIWG_RS_LOG", value_name = "LEVEL", help_heading = "Logging")]
+    pub log: Option<String>,
     /// Write log lines for people, or as JSON; `auto` means people on a terminal, JSON elsewhere
     #[arg(long, global = true, env = "AIWG_RS_LOG_FORMAT", default_value = "auto", help_heading = "Logging")]
     pub log_format: LogFormat,
@@ -54,6 +57,8 @@ pub enum LogFormat {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See it work: a folder, a registry, a bridge and an executor in one process, and three missions
+    Demo(demo::Arguments),
     /// Mission Control: queue missions in a folder and have them run
     #[command(subcommand)]
     Mc(mc::Mc),
@@ -74,6 +79,7 @@ pub enum Command {
 /// Whatever stopped it, ready for [`exit::report`].
 pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
+        Command::Demo(arguments) => demo::run(arguments).await,
         Command::Mc(verb) => mc::run(verb).await,
         Command::Provision(arguments) => provision::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,

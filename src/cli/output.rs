@@ -16,6 +16,18 @@ pub fn raw(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Writes text to standard output, with colours only where they are wanted.
+///
+/// # Errors
+/// As [`raw`].
+pub fn styled(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// Writes one line to standard output.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod demo;
 mod events;
 mod examples;
 mod provision;
