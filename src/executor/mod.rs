@@ -6,6 +6,26 @@
 //!      └───────── events ── client ◀──┘  └────── machine ◀───────┘
 //! ```
 
+pub mod agent_runtime;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod digest;
+pub mod hitl_files;
+pub mod line;
+pub mod log_file;
+pub mod machine;
+pub mod mission_order;
 pub mod process_identity;
 pub mod process_table;
+pub mod process_tree;
 pub mod provision;
+pub mod questions;
+pub mod reporter;
+pub mod roster;
+pub mod runner;
+pub mod runner_link;
+pub mod runner_protocol;
+pub mod server;
+pub mod store;
+pub mod worker;

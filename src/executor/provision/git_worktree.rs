@@ -243,6 +243,10 @@ async fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, WorktreeErr
         "repoRoot": place.repo_root, "worktreeRoot": place.root, "worktreePath": path, "baseRef": base_ref,
         "allocatedAt": tenant.now,
     });
+    let head = git_save::private_directory(&path).and_then(|own| fs::read_to_string(own.join("HEAD")).ok());
+    if let (Some(head), Some(hard)) = (head, allocation.as_object_mut()) {
+        hard.insert("baseCommit".to_owned(), json!(head.trim()));
+    }
     let mut metadata = json!({ "git_worktree_path": path, "git_worktree_base_ref": base_ref });
     if let (Some(target), Some(hard), Some(soft)) =
         (&target, allocation.as_object_mut(), metadata.as_object_mut())

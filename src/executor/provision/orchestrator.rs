@@ -142,6 +142,16 @@ impl Environment {
         Self { record: Arc::new(record), held }
     }
 
+    /// Makes an environment without any leases, which is not written down.
+    pub fn empty(order: &Order) -> Self {
+        Self::of(Record {
+            session_id: order.session_id.clone(),
+            workspace_root: order.workspace_root.clone(),
+            leases: Vec::new(),
+            own_files: Vec::new(),
+        })
+    }
+
     /// Returns what was written down.
     pub fn record(&self) -> &Record {
         &self.record

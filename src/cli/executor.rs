@@ -1,0 +1,449 @@
+//! Command: `executor`: run missions on this host, and say what could be run.
+
+use crate::cli::duration;
+use crate::cli::exit::{Code, Ended};
+use crate::cli::output;
+use crate::domain::id::ExecutorId;
+use crate::executor::agent_runtime::AgentRuntime;
+use crate::executor::config::{Config, OnShutdown};
+use crate::executor::daemon::{self, DaemonError};
+use crate::executor::machine::Limits;
+use crate::executor::mission_order::Offer;
+use crate::executor::provision::git::find_repository;
+use crate::executor::provision::port_lock::make_quiet_directory;
+use crate::executor::provision::provider::Request;
+use crate::executor::questions::Patterns;
+use crate::executor::runner;
+use crate::runtime::shutdown::{self, Shutdown};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Agents that are tried in this order when none is named.
+const PREFERRED: [&str; 3] = ["claude-code", "codex", "aider"];
+
+/// The port of the Node program that this one stands in for.
+const DEFAULT_PORT: u16 = 7338;
+
+/// Arguments of `executor`.
+#[derive(Debug, Clone, Args)]
+pub struct ExecutorArguments {
+    /// What to do instead of running missions
+    #[command(subcommand)]
+    command: Option<ExecutorCommand>,
+    /// The registry to register with
+    #[arg(
+        long = "aiwg-serve",
+        visible_alias = "serve-url",
+        env = "AIWG_SERVE_ENDPOINT",
+        default_value = "http://127.0.0.1:7337",
+        value_name = "URL"
+    )]
+    serve_url: String,
+    /// Listen on this address for the registry; port 0 takes any free one
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
+    bind: IpAddr,
+    /// Listen on this port
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// Tell the registry this address instead of the bound one
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
+    /// Use this id instead of the one kept in the state directory
+    #[arg(long, value_name = "UUID")]
+    executor_id: Option<ExecutorId>,
+    /// Name for people; default: aiwg-rs and the host's name
+    #[arg(long)]
+    name: Option<String>,
+    /// The project that missions are about
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    workspace: PathBuf,
+    /// Where missions and logs are kept; default: .aiwg/aiwg-rs/executor in the workspace
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Settings; default: .aiwg/aiwg-rs/executor.toml in the workspace, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Run at most so many missions at once; default: 4
+    #[arg(long, value_name = "N")]
+    max_concurrency: Option<usize>,
+    /// Let at most so many more wait; beyond it a dispatch is answered with 503; default: twice the concurrency
+    #[arg(long, value_name = "N")]
+    max_waiting: Option<usize>,
+    /// The agent of missions that name none; default: the first of claude-code, codex, aider that is installed
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// The resources of missions that ask for none, such as git-worktree,port-range
+    #[arg(long, value_name = "KINDS")]
+    default_resources: Option<String>,
+    /// End a mission that takes longer, such as 2h
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    timeout: Option<Duration>,
+    /// End a mission that says nothing meaningful for so long, such as 15m
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    stall: Option<Duration>,
+    /// Remove nothing that can hold work
+    #[arg(long, env = "AIWG_KEEP_EVERYTHING")]
+    keep_everything: bool,
+    /// At the end wait for running missions instead of freezing them for the next start
+    #[arg(long)]
+    drain: bool,
+}
+
+/// Subcommands of `executor`.
+#[derive(Debug, Clone, Subcommand)]
+enum ExecutorCommand {
+    /// Say which agents are installed and whether the workspace can be used
+    Doctor,
+}
+
+/// Arguments of a mission's runner.
+#[derive(Debug, Clone, Args)]
+pub struct RunnerArguments {
+    /// The directory of the run
+    directory: PathBuf,
+    /// The directory of the log
+    log_directory: PathBuf,
+}
+
+/// The file of settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    name: Option<String>,
+    max_concurrency: Option<usize>,
+    max_waiting: Option<usize>,
+    runtime: Option<String>,
+    default_resources: Option<Vec<String>>,
+    setup: Vec<String>,
+    timeout: Option<String>,
+    stall: Option<String>,
+    answer_within: Option<String>,
+    grace: Option<String>,
+    retention: Option<String>,
+    log_limit_bytes: Option<u64>,
+    max_iterations: Option<u32>,
+    keep_everything: bool,
+    runtimes: BTreeMap<String, RuntimeSettings>,
+}
+
+/// One agent in the file of settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RuntimeSettings {
+    command: Option<Vec<String>>,
+    terminal: Option<bool>,
+    json_progress: Option<bool>,
+    pass_env: Vec<String>,
+    env: BTreeMap<String, String>,
+    ask: Vec<String>,
+    ignore: Vec<String>,
+    only_own_patterns: bool,
+}
+
+/// Carries out `executor`.
+///
+/// # Errors
+/// Whatever stopped it.
+pub async fn run(arguments: ExecutorArguments) -> anyhow::Result<Code> {
+    let (config, executor) = prepare(&arguments)?;
+    if matches!(arguments.command, Some(ExecutorCommand::Doctor)) {
+        return doctor(&arguments, &config).await;
+    }
+    let listener = tokio::net::TcpListener::bind(config.bind).await.map_err(|error| {
+        Ended::new(Code::Failed, format!("failed to listen on {}", config.bind))
+            .because(error)
+            .hint("choose another --port, or 0 for any free one")
+    })?;
+    let shutdown = Shutdown::new();
+    shutdown::listen(&shutdown)?;
+    daemon::run(listener, config, executor, shutdown).await.map_err(ended)?;
+    Ok(Code::Done)
+}
+
+/// Turns a failure of the daemon into an exit code.
+pub fn ended(error: DaemonError) -> Ended {
+    let code = match &error {
+        DaemonError::Locked(_) | DaemonError::Store(_) | DaemonError::Identity { .. } => Code::State,
+        DaemonError::Serve(_) | DaemonError::Http(_) => Code::Failed,
+    };
+    Ended::new(code, "failed to run the executor").because(error)
+}
+
+/// Runs one mission's runner.
+///
+/// # Errors
+/// It could not work; nothing was started then.
+pub async fn run_runner(arguments: RunnerArguments) -> anyhow::Result<Code> {
+    runner::run(&arguments.directory, &arguments.log_directory).await?;
+    Ok(Code::Done)
+}
+
+impl ExecutorArguments {
+    /// Returns the arguments of `aiwg-rs executor` without any, for programs that run an executor beside other things.
+    pub fn for_workspace(workspace: PathBuf, serve_url: String) -> Self {
+        Self {
+            command: None,
+            serve_url,
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            advertise: None,
+            executor_id: None,
+            name: None,
+            workspace,
+            state_dir: None,
+            config: None,
+            max_concurrency: None,
+            max_waiting: None,
+            runtime: None,
+            default_resources: None,
+            timeout: None,
+            stall: None,
+            keep_everything: false,
+            drain: false,
+        }
+    }
+}
+
+/// Reads the settings and puts flags over them.
+///
+/// # Errors
+/// A setting is wrong, or a directory cannot be used.
+pub fn prepare(arguments: &ExecutorArguments) -> anyhow::Result<(Config, ExecutorId)> {
+    let workspace = arguments.workspace.canonicalize().map_err(|error| {
+        Ended::new(Code::Usage, format!("--workspace {} cannot be used", arguments.workspace.display())).because(error)
+    })?;
+    let home = workspace.join(".aiwg/aiwg-rs");
+    let settings = settings(arguments.config.as_deref(), &home.join("executor.toml"))?;
+    let state_directory = match &arguments.state_dir {
+        Some(directory) => directory.clone(),
+        None => {
+            make_quiet_directory(&home).map_err(|error| {
+                Ended::new(Code::State, format!("{} cannot be used", home.display())).because(error)
+            })?;
+            home.join("executor")
+        }
+    };
+    let executor = daemon::identity(&state_directory, arguments.executor_id.clone()).map_err(ended)?;
+    let length = |flag: Option<Duration>, text: Option<&String>, key: &str| match (flag, text) {
+        (Some(flag), _) => Ok(Some(flag)),
+        (None, Some(text)) => duration::parse(text)
+            .map(Some)
+            .map_err(|error| Ended::new(Code::Settings, format!("the setting {key} = {text:?} is wrong")).because(error)),
+        (None, None) => Ok(None),
+    };
+    let runtimes: Vec<AgentRuntime> =
+        runtimes(&settings)?.into_iter().filter(|runtime| is_installed(runtime)).collect();
+    let installed = |name: &&str| runtimes.iter().any(|runtime| runtime.name == **name);
+    let default_runtime = arguments.runtime.clone().or(settings.runtime.clone());
+    let default_runtime = default_runtime
+        .unwrap_or_else(|| PREFERRED.iter().find(|name| installed(name)).unwrap_or(&PREFERRED[0]).to_string());
+    let default_resources = match &arguments.default_resources {
+        Some(kinds) => kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()).map(Request::of).collect(),
+        None => settings.default_resources.clone().unwrap_or_default().into_iter().map(Request::of).collect(),
+    };
+    let max_concurrency = arguments.max_concurrency.or(settings.max_concurrency).unwrap_or(4).max(1);
+    let config = Config {
+        name: arguments.name.clone().or(settings.name.clone()).unwrap_or_else(default_name),
+        serve_url: Some(arguments.serve_url.trim_end_matches('/').to_owned()),
+        advertise: arguments.advertise.clone(),
+        bind: SocketAddr::new(arguments.bind, arguments.port),
+        state_directory,
+        workspace,
+        runner_program: std::env::current_exe()?,
+        max_concurrency,
+        max_waiting: arguments.max_waiting.or(settings.max_waiting).unwrap_or(max_concurrency * 2),
+        offer: Offer {
+            runtimes,
+            default_runtime,
+            default_resources,
+            setup: settings.setup.clone(),
+            limits: Limits {
+                timeout: length(arguments.timeout, settings.timeout.as_ref(), "timeout")?,
+                stall: length(arguments.stall, settings.stall.as_ref(), "stall")?,
+                iterations: settings.max_iterations.unwrap_or(1).max(1),
+                tokens: None,
+                time_budget: None,
+                answer_within: length(None, settings.answer_within.as_ref(), "answer_within")?
+                    .or(Some(Duration::from_secs(24 * 60 * 60))),
+            },
+        },
+        grace: length(None, settings.grace.as_ref(), "grace")?.unwrap_or(Duration::from_secs(10)),
+        log_limit_bytes: settings.log_limit_bytes.unwrap_or(64 * 1024 * 1024).max(64 * 1024),
+        keep_everything: arguments.keep_everything || settings.keep_everything,
+        on_shutdown: if arguments.drain { OnShutdown::Drain } else { OnShutdown::Suspend },
+        retention: length(None, settings.retention.as_ref(), "retention")?
+            .unwrap_or(Duration::from_secs(14 * 24 * 60 * 60)),
+        isolation: "host".to_owned(),
+    };
+    Ok((config, executor))
+}
+
+fn settings(named: Option<&Path>, default: &Path) -> anyhow::Result<Settings> {
+    let path = named.unwrap_or(default);
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Settings::default());
+        }
+        Err(error) => {
+            return Err(Ended::new(Code::Settings, format!("failed to read {}", path.display())).because(error).into());
+        }
+    };
+    Ok(toml::from_str(&text)
+        .map_err(|error| Ended::new(Code::Settings, format!("the settings in {} are wrong", path.display())).because(error))?)
+}
+
+/// Lays the settings over the built-in runtimes.
+fn runtimes(settings: &Settings) -> anyhow::Result<Vec<AgentRuntime>> {
+    let mut runtimes = AgentRuntime::built_in();
+    for (name, own) in &settings.runtimes {
+        let known = runtimes.iter().position(|runtime| runtime.name == *name);
+        let custom = name.strip_prefix("custom:").is_some_and(|rest| !rest.is_empty());
+        let mut runtime = match known.and_then(|index| runtimes.get(index)) {
+            Some(runtime) => runtime.clone(),
+            None if custom && own.command.is_some() => AgentRuntime {
+                name: name.clone(),
+                command: Vec::new(),
+                terminal: true,
+                json_progress: false,
+                pass_env: Vec::new(),
+                env: BTreeMap::new(),
+                questions: Patterns::default(),
+            },
+            None => {
+                return Err(Ended::new(Code::Settings, format!("the runtime {name:?} is unknown and has no command"))
+                    .hint("name your own runtimes \"custom:<name>\" and give them a command")
+                    .into());
+            }
+        };
+        if let Some(command) = &own.command {
+            if command.is_empty() {
+                return Err(Ended::new(Code::Settings, format!("the command of runtime {name:?} is empty")).into());
+            }
+            runtime.command.clone_from(command);
+        }
+        runtime.terminal = own.terminal.unwrap_or(runtime.terminal);
+        runtime.json_progress = own.json_progress.unwrap_or(runtime.json_progress);
+        runtime.pass_env.extend(own.pass_env.iter().cloned());
+        runtime.env.extend(own.env.clone());
+        runtime.questions =
+            Patterns { asking: own.ask.clone(), ignored: own.ignore.clone(), only_own: own.only_own_patterns };
+        match known {
+            Some(index) => {
+                if let Some(place) = runtimes.get_mut(index) {
+                    *place = runtime;
+                }
+            }
+            None => runtimes.push(runtime),
+        }
+    }
+    Ok(runtimes)
+}
+
+fn is_installed(runtime: &AgentRuntime) -> bool {
+    runtime.command.first().is_some_and(|program| find_program(program).is_some())
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let is_program = |path: &Path| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        let path = PathBuf::from(program);
+        return is_program(&path).then_some(path);
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| is_program(path))
+}
+
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let name = if host.is_empty() { "aiwg-rs".to_owned() } else { format!("aiwg-rs on {host}") };
+    name.chars().take(128).collect()
+}
+
+async fn doctor(arguments: &ExecutorArguments, config: &Config) -> anyhow::Result<Code> {
+    let settings = settings(arguments.config.as_deref(), &config.workspace.join(".aiwg/aiwg-rs/executor.toml"))?;
+    let mut found = Vec::new();
+    for runtime in runtimes(&settings)? {
+        let program = runtime.command.first().cloned().unwrap_or_default();
+        let path = find_program(&program);
+        found.push(json!({ "runtime": runtime.name, "program": program, "installed": path.is_some(), "path": path }));
+    }
+    let repository = find_repository(&config.workspace).await;
+    let usable = config.offer.runtimes.iter().any(|runtime| runtime.name == config.offer.default_runtime);
+    let report = json!({
+        "runtimes": found,
+        "defaultRuntime": config.offer.default_runtime,
+        "defaultRuntimeInstalled": usable,
+        "git": find_program("git"),
+        "repository": repository.as_ref().ok().map(|repository| &repository.top_level),
+        "repositoryProblem": repository.as_ref().err().map(ToString::to_string),
+        "workspace": config.workspace,
+        "stateDirectory": config.state_directory,
+        "capabilities": config.capabilities(),
+    });
+    if output::is_terminal() {
+        output::line(&describe(&report))?;
+    } else {
+        output::json(&report)?;
+    }
+    Ok(if usable { Code::Done } else { Code::Failed })
+}
+
+fn describe(report: &serde_json::Value) -> String {
+    let text = |value: Option<&serde_json::Value>| {
+        value.and_then(|value| value.as_str()).unwrap_or("not there").to_owned()
+    };
+    let mut lines = Vec::new();
+    for runtime in report.get("runtimes").and_then(|r| r.as_array()).into_iter().flatten() {
+        lines.push(format!("runtime {:<14} {}", text(runtime.get("runtime")), text(runtime.get("path"))));
+    }
+    for key in ["defaultRuntime", "git", "repository", "workspace", "stateDirectory"] {
+        lines.push(format!("{key:<22} {}", text(report.get(key))));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_change_built_in_runtimes_and_add_own_ones() {
+        let settings: Settings = toml::from_str(
+            r#"
+            runtime = "custom:mine"
+            default_resources = ["git-worktree"]
+            timeout = "2h"
+            [runtimes.claude-code]
+            command = ["claude", "-p", "{prompt}"]
+            [runtimes."custom:mine"]
+            command = ["my-agent", "--task", "{prompt}"]
+            terminal = false
+            env = { MODE = "fast" }
+            ask = ["approve this"]
+            "#,
+        )
+        .unwrap();
+        let runtimes = runtimes(&settings).unwrap();
+        let find = |name: &str| runtimes.iter().find(|runtime| runtime.name == name).unwrap();
+        assert_eq!(find("claude-code").command.len(), 3);
+        assert!(!find("custom:mine").terminal && find("custom:mine").questions.is_question("Approve this"));
+        assert_eq!(runtimes.len(), 5);
+    }
+
+    #[test]
+    fn unknown_settings_and_nameless_runtimes_are_refused() {
+        assert!(toml::from_str::<Settings>("max_concurency = 3").unwrap_err().to_string().contains("max_concurency"));
+        let settings: Settings = toml::from_str("[runtimes.mine]\ncommand = [\"x\"]").unwrap();
+        assert!(runtimes(&settings).unwrap_err().to_string().contains("\"mine\""));
+    }
+}

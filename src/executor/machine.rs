@@ -1,0 +1,765 @@
+//! Pure: one mission on this host, from its acceptance to its end.
+//!
+//! | phase | what happens | leads to |
+//! |---|---|---|
+//! | waiting | a slot is awaited | provisioning; aborted |
+//! | provisioning | resources are leased | a run; failed `provisioning_failed` |
+//! | run (set-up, agent, check) | a process runs | the next run; releasing |
+//! | releasing | resources are given back | finished |
+//! | finished | nothing | – |
+//!
+//! A run may be paused, may ask a human, and may be told to stop; the reason of the first stop stays. The outcome is
+//! decided when the last run ends and told once the resources are back, so that it can say what was kept.
+
+use crate::domain::event::{Artifact, MissionEvent};
+use crate::domain::id::HitlId;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::{Now, Timestamp};
+use crate::executor::digest::Digest;
+use crate::executor::questions::Patterns;
+use crate::executor::runner_protocol::{Ended, Exit};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// A terminal must have been quiet this long before its open line counts as a question.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// The project's own preparation.
+    Setup,
+    /// The agent.
+    Agent,
+    /// The completion criterion.
+    Check,
+}
+
+/// One process of a mission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// What it is for.
+    pub kind: RunKind,
+    /// Which round of the agent, from 1.
+    pub iteration: u32,
+    /// What the last check found unmet.
+    pub unmet: Option<String>,
+}
+
+impl Run {
+    /// Returns the name of its directory.
+    pub fn name(&self) -> String {
+        let kind = match self.kind {
+            RunKind::Setup => "setup",
+            RunKind::Agent => "agent",
+            RunKind::Check => "check",
+        };
+        format!("{kind}-{}", self.iteration)
+    }
+}
+
+/// What a mission may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// In all, without pauses.
+    pub timeout: Option<Duration>,
+    /// Without meaningful output, without pauses and questions.
+    pub stall: Option<Duration>,
+    /// Rounds of the agent.
+    pub iterations: u32,
+    /// Tokens, where the agent reports them.
+    pub tokens: Option<u64>,
+    /// A budget of time: as `timeout`, but ends with reason `budget`.
+    pub time_budget: Option<Duration>,
+    /// How long a question waits for its answer.
+    pub answer_within: Option<Duration>,
+}
+
+/// What kinds of runs there are, and how they are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// There is a set-up command.
+    pub has_setup: bool,
+    /// There is a completion criterion that can be run.
+    pub has_check: bool,
+    /// The agent has a terminal, whose last line may be a question.
+    pub terminal: bool,
+    /// What its questions look like.
+    pub questions: Patterns,
+    /// Which agent.
+    pub runtime: String,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Why a run was told to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum Stop {
+    /// Somebody ordered it.
+    Abort {
+        /// `operator` or `system`.
+        by: String,
+        /// Their reason.
+        reason: Option<String>,
+    },
+    /// It failed with this reason.
+    Fail {
+        /// One word.
+        reason: String,
+        /// The sentence.
+        error: String,
+    },
+}
+
+/// How the mission ended, before its resources are back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Outcome {
+    /// Well.
+    Completed {
+        /// Of the agent.
+        exit_code: Option<i64>,
+        /// Tokens in all.
+        tokens: Option<u64>,
+        /// Its last words.
+        summary: Option<String>,
+    },
+    /// Badly.
+    Failed {
+        /// One word.
+        reason: String,
+        /// The sentence.
+        error: Option<String>,
+        /// Of the agent.
+        exit_code: Option<i64>,
+        /// Tokens in all.
+        tokens: Option<u64>,
+    },
+    /// By order.
+    Aborted {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// There is a slot.
+    SlotFree,
+    /// The resources are there, or why not.
+    Provisioned(Result<(), String>),
+    /// The process of the current run lives.
+    Started {
+        /// Its number.
+        pid: u32,
+    },
+    /// It said something.
+    Output(Digest),
+    /// Its tree is stopped.
+    Paused,
+    /// Its tree goes on.
+    Resumed,
+    /// It is gone.
+    Ended(Ended),
+    /// The agent asks by file.
+    Question {
+        /// The question's name.
+        id: HitlId,
+        /// The question.
+        prompt: String,
+    },
+    /// An operator says: hold.
+    OrderPause,
+    /// An operator says: go on.
+    OrderResume,
+    /// An operator or the system says: end.
+    OrderAbort {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// A human answers.
+    Answer {
+        /// Which question.
+        id: HitlId,
+        /// The answer.
+        response: String,
+    },
+    /// The resources are back.
+    Released {
+        /// The branch that holds its work.
+        branch: Option<String>,
+        /// Files that it changed.
+        artifacts: Vec<String>,
+        /// What stayed, or could not be given back.
+        remark: Option<String>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub enum Effect {
+    /// Lease the resources.
+    Provision,
+    /// Start a process.
+    Start(Run),
+    /// Stop the tree for now.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End the tree.
+    Stop,
+    /// Type an answer.
+    Type(String),
+    /// Write an answer beside its question.
+    WriteAnswer {
+        /// Which question.
+        id: HitlId,
+        /// The answer.
+        response: String,
+    },
+    /// Write down how it ends, and give the resources back.
+    Release(Outcome),
+    /// Tell the registry.
+    Emit(MissionEvent),
+    /// The end: tell the registry this last.
+    Finish(MissionEvent),
+}
+
+/// An order that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The mission has ended.
+    #[error("the mission has ended")]
+    Terminal,
+    /// Not in this state.
+    #[error("that is not possible in the state {0}")]
+    Illegal(MissionState),
+    /// Nobody asked that.
+    #[error("that question is not open")]
+    NotPending,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    Waiting,
+    Provisioning,
+    Running(Run),
+    Releasing(Outcome),
+    Finished,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Asking {
+    id: HitlId,
+    in_terminal: bool,
+    line: String,
+    since: Instant,
+    expires: Option<Instant>,
+}
+
+/// One mission.
+#[derive(Debug)]
+pub struct Machine {
+    plan: Plan,
+    phase: Phase,
+    stop: Option<Stop>,
+    asking: Option<Asking>,
+    asked: u32,
+    answered_line: Option<String>,
+    paused_at: Option<Instant>,
+    announced: bool,
+    begun: Option<Instant>,
+    not_counted: Duration,
+    meaningful_at: Instant,
+    output_at: Instant,
+    digest: Digest,
+    told: String,
+    told_at: Option<Instant>,
+}
+
+impl Machine {
+    /// Begins with waiting for a slot.
+    pub fn new(plan: Plan, now: Now) -> Self {
+        Self {
+            plan,
+            phase: Phase::Waiting,
+            stop: None,
+            asking: None,
+            asked: 0,
+            answered_line: None,
+            paused_at: None,
+            announced: false,
+            begun: None,
+            not_counted: Duration::ZERO,
+            meaningful_at: now.instant,
+            output_at: now.instant,
+            digest: Digest::default(),
+            told: String::new(),
+            told_at: None,
+        }
+    }
+
+    /// Takes a mission up again in the middle of a run, `elapsed` after it began.
+    pub fn resumed(plan: Plan, run: Run, elapsed: Duration, now: Now) -> Self {
+        Self {
+            phase: Phase::Running(run),
+            announced: true,
+            begun: now.instant.checked_sub(elapsed).or(Some(now.instant)),
+            ..Self::new(plan, now)
+        }
+    }
+
+    /// Takes a mission up again whose end is known but whose resources are not back.
+    pub fn releasing(plan: Plan, outcome: Outcome, now: Now) -> Self {
+        Self { phase: Phase::Releasing(outcome), announced: true, ..Self::new(plan, now) }
+    }
+
+    /// Returns the state as the registry knows it.
+    pub fn state(&self) -> MissionState {
+        match &self.phase {
+            Phase::Finished => MissionState::Done,
+            _ if self.paused_at.is_some() => MissionState::Paused,
+            _ if self.asking.is_some() => MissionState::HitlRequired,
+            Phase::Waiting | Phase::Provisioning => MissionState::Assigned,
+            Phase::Running(_) | Phase::Releasing(_) if self.announced => MissionState::Running,
+            Phase::Running(_) | Phase::Releasing(_) => MissionState::Assigned,
+        }
+    }
+
+    /// Says whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// Returns the current run.
+    pub fn run(&self) -> Option<&Run> {
+        match &self.phase {
+            Phase::Running(run) => Some(run),
+            Phase::Waiting | Phase::Provisioning | Phase::Releasing(_) | Phase::Finished => None,
+        }
+    }
+
+    /// Says whether an order fits the state.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why not.
+    pub fn check(&self, order: &Event) -> Result<(), Refusal> {
+        let state = self.state();
+        match (order, &self.phase) {
+            (_, Phase::Finished) => Err(Refusal::Terminal),
+            (Event::OrderPause, Phase::Running(_)) if self.stop.is_none() => Ok(()),
+            (Event::OrderResume, _) if self.paused_at.is_some() => Ok(()),
+            (Event::OrderPause | Event::OrderResume, _) => Err(Refusal::Illegal(state)),
+            (Event::OrderAbort { .. }, Phase::Releasing(_)) => Err(Refusal::Illegal(state)),
+            (Event::Answer { id, .. }, _) if self.asking.as_ref().is_none_or(|asking| asking.id != *id) => {
+                Err(Refusal::NotPending)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when [`Event::Tick`] is due.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let Phase::Running(run) = &self.phase else { return None };
+        if self.paused_at.is_some() || self.stop.is_some() {
+            return None;
+        }
+        let mut due = Vec::new();
+        let begun = self.begun.map(|begun| begun + self.not_counted);
+        for limit in [self.plan.limits.timeout, self.plan.limits.time_budget] {
+            due.extend(begun.zip(limit).map(|(begun, limit)| begun + limit));
+        }
+        match &self.asking {
+            Some(asking) => due.extend(asking.expires),
+            None => {
+                due.extend(self.plan.limits.stall.map(|stall| self.meaningful_at + stall));
+                if run.kind == RunKind::Agent && self.may_ask() {
+                    due.push(self.output_at + QUIET);
+                }
+            }
+        }
+        if self.has_news() {
+            due.push(self.told_at.map_or(self.output_at, |told| told + PROGRESS_EVERY));
+        }
+        due.into_iter().min()
+    }
+
+    fn may_ask(&self) -> bool {
+        self.plan.terminal
+            && self.answered_line.as_deref() != Some(&self.digest.open_line)
+            && self.plan.questions.is_question(&self.digest.open_line)
+    }
+
+    fn news(&self) -> &str {
+        self.digest.progress.summary.as_deref().unwrap_or(if self.digest.last_line.is_empty() {
+            &self.digest.open_line
+        } else {
+            &self.digest.last_line
+        })
+    }
+
+    fn has_news(&self) -> bool {
+        self.announced && !self.news().is_empty() && self.news() != self.told
+    }
+
+    /// Takes what happened and answers what is to be done.
+    pub fn on_event(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        match event {
+            Event::SlotFree => match self.phase {
+                Phase::Waiting => {
+                    self.phase = Phase::Provisioning;
+                    vec![Effect::Provision]
+                }
+                Phase::Provisioning | Phase::Running(_) | Phase::Releasing(_) | Phase::Finished => Vec::new(),
+            },
+            Event::Provisioned(outcome) => self.provisioned(outcome, now),
+            Event::Started { .. } => self.started(now),
+            Event::Output(digest) => self.output(digest, now),
+            Event::Paused | Event::Resumed => Vec::new(),
+            Event::Ended(ended) => self.ended(ended, now),
+            Event::Question { id, prompt } => self.ask(id, prompt, false, now),
+            Event::OrderPause => self.pause(now),
+            Event::OrderResume => self.resume(now),
+            Event::OrderAbort { by, reason } => self.abort(by, reason),
+            Event::Answer { id, response } => self.answer(&id, response, now),
+            Event::Released { branch, artifacts, remark } => self.released(branch, artifacts, remark),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    fn provisioned(&mut self, outcome: Result<(), String>, now: Now) -> Vec<Effect> {
+        if self.phase != Phase::Provisioning {
+            return Vec::new();
+        }
+        match (outcome, self.stop.take()) {
+            (_, Some(stop)) => self.release(stopped(stop, None)),
+            (Err(error), None) => self.release(Outcome::Failed {
+                reason: "provisioning_failed".to_owned(),
+                error: Some(error),
+                exit_code: None,
+                tokens: None,
+            }),
+            (Ok(()), None) => {
+                self.begun = Some(now.instant);
+                let kind = if self.plan.has_setup { RunKind::Setup } else { RunKind::Agent };
+                self.start(Run { kind, iteration: 1, unmet: None }, now)
+            }
+        }
+    }
+
+    fn start(&mut self, run: Run, now: Now) -> Vec<Effect> {
+        self.phase = Phase::Running(run.clone());
+        self.digest = Digest { progress: self.digest.progress.clone(), ..Digest::default() };
+        (self.meaningful_at, self.output_at) = (now.instant, now.instant);
+        self.answered_line = None;
+        vec![Effect::Start(run)]
+    }
+
+    fn release(&mut self, outcome: Outcome) -> Vec<Effect> {
+        self.phase = Phase::Releasing(outcome.clone());
+        self.asking = None;
+        self.paused_at = None;
+        vec![Effect::Release(outcome)]
+    }
+
+    fn started(&mut self, now: Now) -> Vec<Effect> {
+        self.output_at = now.instant;
+        if std::mem::replace(&mut self.announced, true) {
+            return Vec::new();
+        }
+        vec![Effect::Emit(MissionEvent::Started {
+            agent_runtime: Some(self.plan.runtime.clone()),
+            pty_session_id: None,
+        })]
+    }
+
+    fn output(&mut self, digest: Digest, now: Now) -> Vec<Effect> {
+        if digest.meaningful > self.digest.meaningful {
+            self.meaningful_at = now.instant;
+        }
+        if digest.bytes > self.digest.bytes {
+            self.output_at = now.instant;
+        }
+        self.digest = digest;
+        let mut effects = Vec::new();
+        // The terminal went on by itself: nobody has to answer any more.
+        let went_on = self
+            .asking
+            .as_ref()
+            .is_some_and(|asking| asking.in_terminal && asking.line != self.digest.open_line);
+        if went_on && !self.may_ask() {
+            self.stop_asking(now);
+            effects.push(Effect::Emit(MissionEvent::Resumed { resumed_from: None }));
+        }
+        effects.extend(self.tick(now));
+        effects
+    }
+
+    fn tick(&mut self, now: Now) -> Vec<Effect> {
+        let Phase::Running(run) = &self.phase else { return Vec::new() };
+        let (kind, iteration) = (run.kind, run.iteration);
+        if self.paused_at.is_some() || self.stop.is_some() {
+            return Vec::new();
+        }
+        if let Some((reason, error)) = self.over_limit(now.instant) {
+            let stop = Stop::Fail { reason: reason.to_owned(), error };
+            self.stop = Some(stop);
+            return vec![Effect::Stop];
+        }
+        let mut effects = Vec::new();
+        let told_long_ago = self.told_at.is_none_or(|told| told + PROGRESS_EVERY <= now.instant);
+        if self.has_news() && told_long_ago {
+            self.told = self.news().to_owned();
+            self.told_at = Some(now.instant);
+            effects.push(Effect::Emit(self.progress(iteration)));
+        }
+        let quiet = self.output_at + QUIET <= now.instant;
+        if self.asking.is_none() && kind == RunKind::Agent && quiet && self.may_ask() {
+            self.asked += 1;
+            let line = self.digest.open_line.clone();
+            if let Ok(id) = HitlId::new(format!("terminal-{iteration}-{}", self.asked)) {
+                effects.extend(self.ask(id, line, true, now));
+            }
+        }
+        effects
+    }
+
+    fn over_limit(&self, now: Instant) -> Option<(&'static str, String)> {
+        let limits = &self.plan.limits;
+        let used = self.begun.map(|begun| now.saturating_duration_since(begun + self.not_counted));
+        let over = |limit: Option<Duration>| limit.filter(|limit| used.is_some_and(|used| used >= *limit));
+        if let Some(expired) =
+            self.asking.as_ref().filter(|asking| asking.expires.is_some_and(|at| at <= now))
+        {
+            return Some(("hitl_timeout", format!("nobody answered {} in time", expired.id)));
+        }
+        if let Some(limit) = over(limits.timeout) {
+            return Some(("timeout", format!("it took longer than {} s", limit.as_secs_f64())));
+        }
+        if let Some(limit) = over(limits.time_budget) {
+            return Some(("budget", format!("its budget of {} s is used up", limit.as_secs_f64())));
+        }
+        if let (Some(limit), Some(used)) = (limits.tokens, self.digest.progress.tokens_used)
+            && used > limit
+        {
+            return Some(("budget", format!("its budget of {limit} tokens is used up: {used}")));
+        }
+        match limits.stall {
+            Some(stall) if self.asking.is_none() && self.meaningful_at + stall <= now => {
+                Some(("stalled", format!("nothing meaningful was said for {} s", stall.as_secs_f64())))
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    fn progress(&self, iteration: u32) -> MissionEvent {
+        let progress = &self.digest.progress;
+        MissionEvent::Progress {
+            phase: progress.phase.clone(),
+            iteration: progress.iteration.or((self.plan.limits.iterations > 1).then_some(iteration.into())),
+            tokens_used: progress.tokens_used,
+            summary: Some(self.told.clone()),
+            pct_complete: progress.pct_complete,
+        }
+    }
+
+    fn ask(&mut self, id: HitlId, prompt: String, in_terminal: bool, now: Now) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Running(_)) || self.stop.is_some() || self.asking.is_some() {
+            return Vec::new();
+        }
+        let within = self.plan.limits.answer_within;
+        self.asking = Some(Asking {
+            id: id.clone(),
+            in_terminal,
+            line: self.digest.open_line.clone(),
+            since: now.instant,
+            expires: within.map(|within| now.instant + within),
+        });
+        let expires_at: Option<Timestamp> = within.map(|within| now.wall.plus(within));
+        let context =
+            (in_terminal && !self.digest.last_line.is_empty()).then(|| self.digest.last_line.clone());
+        vec![Effect::Emit(MissionEvent::HitlRequired { hitl_id: id, prompt, context, expires_at })]
+    }
+
+    fn stop_asking(&mut self, now: Now) {
+        if let Some(asking) = self.asking.take() {
+            self.answered_line = asking.in_terminal.then_some(asking.line);
+            self.meaningful_at += now.instant.saturating_duration_since(asking.since);
+        }
+    }
+
+    fn answer(&mut self, id: &HitlId, response: String, now: Now) -> Vec<Effect> {
+        let Some(asking) = self.asking.as_ref().filter(|asking| asking.id == *id) else {
+            return Vec::new();
+        };
+        let effect = if asking.in_terminal {
+            Effect::Type(format!("{response}\r"))
+        } else {
+            Effect::WriteAnswer { id: id.clone(), response }
+        };
+        self.stop_asking(now);
+        vec![effect, Effect::Emit(MissionEvent::Resumed { resumed_from: None })]
+    }
+
+    fn pause(&mut self, now: Now) -> Vec<Effect> {
+        if self.paused_at.is_some() || self.stop.is_some() || !matches!(self.phase, Phase::Running(_)) {
+            return Vec::new();
+        }
+        self.paused_at = Some(now.instant);
+        vec![Effect::Pause, Effect::Emit(MissionEvent::Paused { reason: None })]
+    }
+
+    fn resume(&mut self, now: Now) -> Vec<Effect> {
+        let Some(since) = self.paused_at.take() else {
+            return Vec::new();
+        };
+        let held = now.instant.saturating_duration_since(since);
+        self.not_counted += held;
+        self.meaningful_at += held;
+        if let Some(asking) = &mut self.asking {
+            asking.expires = asking.expires.map(|at| at + held);
+        }
+        let from = Some(MissionState::Paused);
+        vec![Effect::Resume, Effect::Emit(MissionEvent::Resumed { resumed_from: from })]
+    }
+
+    fn abort(&mut self, by: String, reason: Option<String>) -> Vec<Effect> {
+        match &self.phase {
+            Phase::Waiting => {
+                self.phase = Phase::Finished;
+                vec![Effect::Finish(MissionEvent::Aborted { aborted_by: Some(by), reason })]
+            }
+            Phase::Provisioning => {
+                self.stop.get_or_insert(Stop::Abort { by, reason });
+                Vec::new()
+            }
+            Phase::Running(_) => {
+                self.paused_at = None;
+                let first = self.stop.is_none();
+                self.stop.get_or_insert(Stop::Abort { by, reason });
+                if first { vec![Effect::Stop] } else { Vec::new() }
+            }
+            Phase::Releasing(_) | Phase::Finished => Vec::new(),
+        }
+    }
+
+    fn ended(&mut self, ended: Ended, now: Now) -> Vec<Effect> {
+        let Phase::Running(run) = self.phase.clone() else { return Vec::new() };
+        self.digest = ended.digest;
+        let tokens = self.digest.progress.tokens_used;
+        if let Some(stop) = self.stop.take() {
+            return self.release(stopped(stop, tokens));
+        }
+        if ended.stopped {
+            let reason = Some("the mission's runner was told to stop".to_owned());
+            return self.release(Outcome::Aborted { by: "system".to_owned(), reason });
+        }
+        let last = self.last_words();
+        let failed = |reason: &str, error: String, exit_code: Option<i64>| Outcome::Failed {
+            reason: reason.to_owned(),
+            error: Some(error),
+            exit_code,
+            tokens,
+        };
+        let outcome = match (run.kind, ended.exit) {
+            (_, Exit::NotStarted { error }) => failed("spawn_failed", error, None),
+            (_, Exit::Unknown) => {
+                failed("runner_lost", "its runner is gone, how it ended is not known".into(), None)
+            }
+            (RunKind::Setup, Exit::Code { code: 0 }) => {
+                return self.start(Run { kind: RunKind::Agent, ..run }, now);
+            }
+            (RunKind::Setup, Exit::Code { code }) => failed(
+                "setup_failed",
+                format!("the set-up command ended with status {code}: {last}"),
+                Some(code.into()),
+            ),
+            (RunKind::Agent, Exit::Code { code: 0 }) if self.plan.has_check => {
+                return self.start(Run { kind: RunKind::Check, ..run }, now);
+            }
+            (RunKind::Agent | RunKind::Check, Exit::Code { code: 0 }) => {
+                Outcome::Completed { exit_code: Some(0), tokens, summary: (!last.is_empty()).then_some(last) }
+            }
+            (RunKind::Agent, Exit::Code { code }) => {
+                failed("exit_nonzero", format!("it ended with status {code}: {last}"), Some(code.into()))
+            }
+            (RunKind::Check, Exit::Code { code }) if run.iteration < self.plan.limits.iterations => {
+                let unmet = Some(format!("the check ended with status {code}: {last}"));
+                return self.start(Run { kind: RunKind::Agent, iteration: run.iteration + 1, unmet }, now);
+            }
+            (RunKind::Check, Exit::Code { code }) => failed(
+                "completion_not_met",
+                format!("the check ended with status {code}: {last}"),
+                Some(code.into()),
+            ),
+            (_, Exit::Signal { signal }) => {
+                failed("signal", format!("it was ended by signal {signal}"), None)
+            }
+        };
+        self.release(outcome)
+    }
+
+    fn last_words(&self) -> String {
+        if self.digest.open_line.is_empty() {
+            self.digest.last_line.clone()
+        } else {
+            self.digest.open_line.clone()
+        }
+    }
+
+    fn released(
+        &mut self,
+        branch: Option<String>,
+        artifacts: Vec<String>,
+        remark: Option<String>,
+    ) -> Vec<Effect> {
+        let Phase::Releasing(outcome) = std::mem::replace(&mut self.phase, Phase::Finished) else {
+            return Vec::new();
+        };
+        let kept = branch.map(|branch| format!("its work is on branch {branch}"));
+        let more: Vec<String> = kept.into_iter().chain(remark).collect();
+        let with = |text: Option<String>| {
+            let all: Vec<String> = text.into_iter().chain(more.clone()).collect();
+            (!all.is_empty()).then(|| all.join("; "))
+        };
+        vec![Effect::Finish(match outcome {
+            Outcome::Completed { exit_code, tokens, summary } => MissionEvent::Completed {
+                exit_code,
+                tokens_total: tokens,
+                summary: with(summary),
+                artifacts: artifacts.into_iter().map(|path| Artifact { path, description: None }).collect(),
+            },
+            Outcome::Failed { reason, error, exit_code, tokens } => MissionEvent::Failed {
+                reason: Some(reason),
+                error: with(error),
+                exit_code,
+                tokens_total: tokens,
+            },
+            Outcome::Aborted { by, reason } => {
+                MissionEvent::Aborted { aborted_by: Some(by), reason: with(reason) }
+            }
+        })]
+    }
+}
+
+fn stopped(stop: Stop, tokens: Option<u64>) -> Outcome {
+    match stop {
+        Stop::Abort { by, reason } => Outcome::Aborted { by, reason },
+        Stop::Fail { reason, error } => {
+            Outcome::Failed { reason, error: Some(error), exit_code: None, tokens }
+        }
+    }
+}

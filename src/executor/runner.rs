@@ -1,0 +1,462 @@
+//! Service: one mission's runner: a small process of its own between the executor and the agent.
+//!
+//! The executor may be killed at any instant, and neither the terminal of an agent nor its exit status may go with it. So a
+//! process that does nothing else holds the terminal, writes the log, reaps all descendants, and puts the exit status on
+//! disk before it tells anyone. The executor talks to it over the socket that is its standard input, and after a restart
+//! over a socket in the mission's directory.
+//!
+//! Whatever happens to the agent, the runner ends only when no descendant of it is left.
+
+use crate::disk::atomic;
+use crate::disk::fsync::FsyncPolicy;
+use crate::disk::lock::FileLock;
+use crate::executor::digest::Reader;
+use crate::executor::log_file::LogWriter;
+use crate::executor::process_table;
+use crate::executor::process_tree;
+use crate::executor::runner_protocol::{
+    EXIT_FILE, Ended, Exit, FromRunner, RUN_VARIABLE, RUNNER_FILE, RunOrder, SOCKET_FILE, ToRunner,
+};
+use crate::runtime::clock;
+use rustix::process::Signal;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Child;
+use tokio::time::Instant;
+
+/// How often at most the executor hears about output.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the tree is looked at while it is being ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long output may still come after the last process is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long an executor may take to read what it is told.
+const LISTEN: Duration = Duration::from_secs(5);
+
+/// The size of the terminal: wide, so that agents do not break their lines.
+const TERMINAL_SIZE: (u16, u16) = (50, 200);
+
+/// The runner cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// Another one runs this run.
+    #[error("run this mission: {0}")]
+    Twice(#[from] crate::disk::lock::LockError),
+    /// A file, a socket or a process refused.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The order did not come, or cannot be read.
+    #[error("read the order: {0}")]
+    Order(#[from] serde_json::Error),
+}
+
+fn doing(action: &'static str) -> impl FnOnce(io::Error) -> RunnerError {
+    move |source| RunnerError::Io { action, source }
+}
+
+/// Runs what comes over standard input, in a mission's directory, to its end.
+///
+/// # Errors
+/// [`RunnerError`]; nothing has been started then.
+pub async fn run(directory: &Path, log_directory: &Path) -> Result<(), RunnerError> {
+    let _only_one = FileLock::try_acquire(&directory.join("runner.lock"))?;
+    if directory.join(EXIT_FILE).exists() {
+        return Ok(());
+    }
+    process_tree::become_reaper().map_err(doing("become the reaper of the mission's processes"))?;
+    let own = serde_json::to_vec(&process_table::own())?;
+    atomic::write(&directory.join(RUNNER_FILE), &own, FsyncPolicy::Never)
+        .map_err(doing("say who runs it"))?;
+    let stream = standard_input().map_err(doing("use standard input"))?;
+    let mut executor = Executor::of(stream);
+    let mut line = Vec::new();
+    if let Some(reader) = &mut executor.reader {
+        reader.read_until(b'\n', &mut line).await.map_err(doing("read the order"))?;
+    }
+    let order: RunOrder = serde_json::from_slice(&line)?;
+    let listener = listen(directory).map_err(doing("listen for a restarted executor"))?;
+    let log = LogWriter::open(log_directory, order.log_limit_bytes).map_err(doing("open the log"))?;
+    Runner { directory: directory.to_owned(), executor, listener, log, order }.run().await
+}
+
+fn standard_input() -> io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Binds through the directory's descriptor: paths of sockets may have only 107 bytes.
+fn listen(directory: &Path) -> io::Result<UnixListener> {
+    let path = directory.join(SOCKET_FILE);
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    UnixListener::bind(short_path(&std::fs::File::open(directory)?))
+}
+
+/// Returns a path of a run's socket that is short wherever its directory is.
+pub fn short_path(directory: &std::fs::File) -> PathBuf {
+    use std::os::fd::AsRawFd as _;
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd()))
+}
+
+/// The other end, as long as it listens.
+struct Executor {
+    reader: Option<BufReader<OwnedReadHalf>>,
+    writer: Option<OwnedWriteHalf>,
+    line: Vec<u8>,
+}
+
+impl Executor {
+    fn of(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: Some(BufReader::new(reader)), writer: Some(writer), line: Vec::new() }
+    }
+
+    async fn tell(&mut self, message: &FromRunner) {
+        let Some(writer) = &mut self.writer else { return };
+        let Ok(mut text) = serde_json::to_vec(message) else { return };
+        text.push(b'\n');
+        let told = tokio::time::timeout(LISTEN, writer.write_all(&text)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            self.writer = None;
+        }
+    }
+
+    /// Waits for the next order. Cancel safe: a half line stays in `line`.
+    async fn next(&mut self) -> ToRunner {
+        loop {
+            let Some(reader) = &mut self.reader else {
+                return std::future::pending().await;
+            };
+            match reader.read_until(b'\n', &mut self.line).await {
+                Ok(read) if read > 0 && self.line.ends_with(b"\n") => {
+                    let order = serde_json::from_slice(&self.line);
+                    self.line.clear();
+                    match order {
+                        Ok(order) => return order,
+                        Err(error) => tracing::warn!(%error, "an order that cannot be read"),
+                    }
+                }
+                Ok(_) | Err(_) => self.reader = None,
+            }
+        }
+    }
+}
+
+struct Runner {
+    directory: PathBuf,
+    executor: Executor,
+    listener: UnixListener,
+    log: LogWriter,
+    order: RunOrder,
+}
+
+type Output = Box<dyn AsyncRead + Unpin + Send>;
+
+struct Started {
+    child: Child,
+    output: Option<Output>,
+    input: Option<pty_process::OwnedWritePty>,
+}
+
+/// How the end of the tree goes.
+enum Ending {
+    No,
+    /// Killed at this time.
+    Asked(Instant),
+    /// Being killed.
+    Forced,
+}
+
+impl Runner {
+    async fn run(mut self) -> Result<(), RunnerError> {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(doing("listen for signals"))?;
+        // These end the executor, which decides about its missions; they must not end the runner.
+        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+            .map_err(doing("listen for signals"))?;
+        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+            .map_err(doing("listen for signals"))?;
+        let mut started = match start(&self.order) {
+            Ok(started) => started,
+            Err(error) => {
+                return self
+                    .finish(Exit::NotStarted { error: error.to_string() }, Reader::new(false), false)
+                    .await;
+            }
+        };
+        let mut reader = Reader::new(self.order.json_progress);
+        let process = started.child.id().and_then(process_table::of);
+        if let Some(process) = process.clone() {
+            self.executor.tell(&FromRunner::Started { process }).await;
+        }
+        let (mut ending, mut status, mut stopped, mut paused) = (Ending::No, None, false, false);
+        let mut buffer = vec![0; 64 * 1024];
+        let (mut untold, mut tell_at) = (false, Instant::now());
+        let mut look_at: Option<Instant> = None;
+        let mut output_until: Option<Instant> = None;
+        loop {
+            if let Some(at) = look_at
+                && at <= Instant::now()
+            {
+                look_at = Some(Instant::now() + LOOK_EVERY);
+                let left = self.sweep(&mut ending, started.child.id());
+                if status.is_some() && left == 0 {
+                    look_at = None;
+                    output_until = Some(Instant::now() + LAST_WORDS);
+                }
+            }
+            if let Some(until) = output_until
+                && (started.output.is_none() || until <= Instant::now())
+            {
+                break;
+            }
+            let tell = tell_at + TELL_EVERY;
+            tokio::select! {
+                read = read_some(&mut started.output, &mut buffer) => match read {
+                    Ok(count) if count > 0 => {
+                        let bytes = buffer.get(..count).unwrap_or_default();
+                        self.log.write(bytes);
+                        reader.read(bytes);
+                        untold = true;
+                    }
+                    // A terminal whose last user is gone answers EIO.
+                    Ok(_) | Err(_) => started.output = None,
+                },
+                () = tokio::time::sleep_until(tell), if untold => {
+                    untold = false;
+                    tell_at = Instant::now();
+                    let digest = reader.digest();
+                    self.executor.tell(&FromRunner::Output { digest }).await;
+                }
+                ended = started.child.wait(), if status.is_none() => {
+                    status = Some(ended.unwrap_or_else(|_unknowable| ExitStatus::from_raw(0x7f00)));
+                    // What it left running has no one to work for.
+                    if matches!(ending, Ending::No) {
+                        ending = Ending::Asked(Instant::now() + Duration::from_millis(self.order.grace_ms));
+                        self.ask_to_end();
+                    }
+                    look_at = Some(Instant::now());
+                }
+                order = self.executor.next() => match order {
+                    ToRunner::Input { text } => {
+                        if let Some(input) = &mut started.input {
+                            let typed = tokio::time::timeout(LISTEN, input.write_all(text.as_bytes())).await;
+                            if !matches!(typed, Ok(Ok(()))) {
+                                tracing::warn!("the terminal does not take input");
+                            }
+                        }
+                    }
+                    ToRunner::Pause => {
+                        paused = true;
+                        self.stop_all();
+                        self.executor.tell(&FromRunner::Paused).await;
+                    }
+                    ToRunner::Resume => {
+                        paused = false;
+                        self.signal_all(Signal::CONT);
+                        self.executor.tell(&FromRunner::Resumed).await;
+                    }
+                    ToRunner::Stop { grace_ms } => {
+                        stopped = true;
+                        if !matches!(ending, Ending::Forced) {
+                            ending = Ending::Asked(Instant::now() + Duration::from_millis(grace_ms));
+                        }
+                        self.ask_to_end();
+                        look_at = Some(Instant::now());
+                    }
+                },
+                accepted = self.listener.accept() => {
+                    if let Ok((stream, _)) = accepted {
+                        self.executor = Executor::of(stream);
+                        if let Some(process) = process.clone() {
+                            self.executor.tell(&FromRunner::Started { process }).await;
+                        }
+                        if paused {
+                            self.executor.tell(&FromRunner::Paused).await;
+                        }
+                        untold = true;
+                    }
+                }
+                _ = terminate.recv() => {
+                    stopped = true;
+                    if matches!(ending, Ending::No) {
+                        ending = Ending::Asked(Instant::now() + Duration::from_millis(self.order.grace_ms));
+                    }
+                    self.ask_to_end();
+                    look_at = Some(Instant::now());
+                }
+                _ = hangup.recv() => {}
+                _ = interrupt.recv() => {}
+                () = sleep_until(look_at.or(output_until)), if look_at.or(output_until).is_some() => {}
+            }
+        }
+        let exit = match status {
+            Some(status) => status
+                .code()
+                .map(|code| Exit::Code { code })
+                .or(status.signal().map(|signal| Exit::Signal { signal }))
+                .unwrap_or(Exit::Unknown),
+            None => Exit::Unknown,
+        };
+        self.finish(exit, reader, stopped).await
+    }
+
+    /// Asks every process to end; stopped ones could not hear it.
+    fn ask_to_end(&self) {
+        self.signal_all(Signal::TERM);
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for member in process_tree::descendants(std::process::id()) {
+            if !member.dead
+                && let Err(error) = process_tree::signal(member.pid, signal)
+            {
+                tracing::warn!(process.pid = member.pid, %error, run.id = self.order.run_id, "failed to signal a process");
+            }
+        }
+    }
+
+    /// Stops everything: again until a look finds nothing that runs, for a process may fork between look and signal.
+    fn stop_all(&self) {
+        for _ in 0..100 {
+            let running: Vec<_> = process_tree::descendants(std::process::id())
+                .into_iter()
+                .filter(|member| !member.dead && !member.stopped)
+                .collect();
+            if running.is_empty() {
+                return;
+            }
+            for member in running {
+                drop(process_tree::signal(member.pid, Signal::STOP));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Reaps the dead, kills the living once their time is over, and returns how many are left.
+    fn sweep(&self, ending: &mut Ending, main: Option<u32>) -> usize {
+        let mut left = 0;
+        if let Ending::Asked(until) = ending
+            && *until <= Instant::now()
+        {
+            *ending = Ending::Forced;
+        }
+        for member in process_tree::descendants(std::process::id()) {
+            if member.dead {
+                if Some(member.pid) != main {
+                    process_tree::reap(member.pid);
+                }
+                continue;
+            }
+            left += 1;
+            if matches!(ending, Ending::Forced) {
+                drop(process_tree::signal(member.pid, Signal::KILL));
+            }
+        }
+        left
+    }
+
+    async fn finish(mut self, exit: Exit, mut reader: Reader, stopped: bool) -> Result<(), RunnerError> {
+        let run_id = self.order.run_id.clone();
+        if self.log.lost_bytes > 0 {
+            tracing::warn!(
+                run.id = run_id,
+                size_bytes = self.log.lost_bytes,
+                "part of the log could not be written"
+            );
+        }
+        let ended = Ended { run_id, exit, at: clock::wall(), digest: reader.digest(), stopped };
+        let text = serde_json::to_vec(&ended)?;
+        let path = self.directory.join(EXIT_FILE);
+        // A disk that is full now may have room soon; the executor hears the truth either way.
+        let mut written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        self.executor.tell(&FromRunner::Ended { ended }).await;
+        for _ in 0..600 {
+            match &written {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "the exit status cannot be written yet"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        }
+        drop(std::fs::remove_file(self.directory.join(SOCKET_FILE)));
+        written.map_err(doing("write the exit status"))
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn read_some(output: &mut Option<Output>, buffer: &mut [u8]) -> io::Result<usize> {
+    match output {
+        Some(output) => output.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn start(order: &RunOrder) -> io::Result<Started> {
+    let (program, arguments) =
+        order.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+    let mut env = order.env.clone();
+    env.insert(RUN_VARIABLE.to_owned(), order.run_id.clone());
+    if order.terminal {
+        let (pty, pts) = pty_process::open().map_err(io::Error::other)?;
+        pty.resize(pty_process::Size::new(TERMINAL_SIZE.0, TERMINAL_SIZE.1)).map_err(io::Error::other)?;
+        let child = pty_process::Command::new(program)
+            .args(arguments)
+            .current_dir(&order.directory)
+            .env_clear()
+            .env("TERM", "xterm-256color")
+            .envs(env)
+            .kill_on_drop(false)
+            .spawn(pts)
+            .map_err(io_error)?;
+        let (output, input) = pty.into_split();
+        return Ok(Started { child, output: Some(Box::new(output)), input: Some(input) });
+    }
+    let (ours, theirs) = io::pipe()?;
+    let child = tokio::process::Command::new(program)
+        .args(arguments)
+        .current_dir(&order.directory)
+        .env_clear()
+        .envs(env)
+        .stdin(Stdio::null())
+        .stdout(theirs.try_clone()?)
+        .stderr(theirs)
+        .process_group(0)
+        .spawn()?;
+    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(ours.into())?;
+    Ok(Started { child, output: Some(Box::new(output)), input: None })
+}
+
+fn io_error(error: pty_process::Error) -> io::Error {
+    match error {
+        pty_process::Error::Io(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}

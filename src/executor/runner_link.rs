@@ -1,0 +1,123 @@
+//! Service: the executor's end of the line to a mission's runner.
+
+use crate::executor::process_identity::ProcessIdentity;
+use crate::executor::runner::short_path;
+use crate::executor::runner_protocol::{EXIT_FILE, Ended, FromRunner, RUNNER_FILE, RunOrder, ToRunner};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// How long a runner may take to read an order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The line to one runner.
+#[derive(Debug)]
+pub struct RunnerLink {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    line: Vec<u8>,
+}
+
+impl RunnerLink {
+    fn of(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: BufReader::new(reader), writer, line: Vec::new() }
+    }
+
+    /// Starts a runner in a group of its own and gives it its order. It outlives this process.
+    ///
+    /// # Errors
+    /// The runner cannot be started.
+    pub async fn start(
+        program: &Path,
+        directory: &Path,
+        log_directory: &Path,
+        order: &RunOrder,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let complaints =
+            fs::OpenOptions::new().create(true).append(true).open(directory.join("runner.err"))?;
+        let child = tokio::process::Command::new(program)
+            .args(["--log", "warn", "executor-runner"])
+            .arg(directory)
+            .arg(log_directory)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(complaints)
+            .process_group(0)
+            .kill_on_drop(false)
+            .spawn()?;
+        // The runtime reaps a dropped child when it ends.
+        drop(child);
+        ours.set_nonblocking(true)?;
+        let mut link = Self::of(UnixStream::from_std(ours)?);
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        link.write(&text).await?;
+        Ok(link)
+    }
+
+    /// Finds the runner of an earlier process again.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn reconnect(directory: &Path) -> io::Result<Self> {
+        let opened = fs::File::open(directory)?;
+        Ok(Self::of(UnixStream::connect(short_path(&opened)).await?))
+    }
+
+    /// Returns the next message; nothing when the runner is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: half a line is kept.
+    pub async fn next(&mut self) -> Option<FromRunner> {
+        loop {
+            match self.reader.read_until(b'\n', &mut self.line).await {
+                Ok(_) if self.line.ends_with(b"\n") => {
+                    let message = serde_json::from_slice(&self.line);
+                    self.line.clear();
+                    match message {
+                        Ok(message) => return Some(message),
+                        Err(error) => tracing::warn!(%error, "a message of a runner cannot be read"),
+                    }
+                }
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Gives an order.
+    ///
+    /// # Errors
+    /// The runner is gone or does not listen.
+    pub async fn send(&mut self, order: &ToRunner) -> io::Result<()> {
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        self.write(&text).await
+    }
+
+    async fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        match tokio::time::timeout(PATIENCE, self.writer.write_all(text)).await {
+            Ok(written) => written,
+            Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "the runner does not read")),
+        }
+    }
+}
+
+/// Returns how a run ended, if its runner wrote that down.
+pub fn exit_of(directory: &Path) -> Option<Ended> {
+    serde_json::from_slice(&fs::read(directory.join(EXIT_FILE)).ok()?).ok()
+}
+
+/// Returns who runs a run, if anybody ever did.
+pub fn runner_of(directory: &Path) -> Option<ProcessIdentity> {
+    serde_json::from_slice(&fs::read(directory.join(RUNNER_FILE)).ok()?).ok()
+}

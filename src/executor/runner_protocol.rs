@@ -1,0 +1,124 @@
+//! Pure: what the executor and a mission's runner say to each other, one JSON object a line over a local socket, and
+//! the files between them.
+
+use crate::domain::time::Timestamp;
+use crate::executor::digest::Digest;
+use crate::executor::process_identity::ProcessIdentity;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The order to a runner; it removes the file once it has read it, for the environment may hold secrets.
+pub const ORDER_FILE: &str = "order.json";
+/// The runner's identity, from the moment it listens.
+pub const RUNNER_FILE: &str = "runner.json";
+/// How the process ended, on disk before anyone is told.
+pub const EXIT_FILE: &str = "exit.json";
+/// The runner's socket.
+pub const SOCKET_FILE: &str = "runner.sock";
+/// Every process of a mission carries its run in this variable, so that those that ran away are found.
+pub const RUN_VARIABLE: &str = "AIWG_RUN_ID";
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOrder {
+    /// Marks the processes.
+    pub run_id: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Where.
+    pub directory: PathBuf,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// In a terminal of its own; else on pipes.
+    pub terminal: bool,
+    /// JSON lines report progress.
+    pub json_progress: bool,
+    /// Most bytes that its log may hold.
+    pub log_limit_bytes: u64,
+    /// How long leftover processes may take to end after TERM, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum Exit {
+    /// By itself.
+    Code {
+        /// Its status.
+        code: i32,
+    },
+    /// By a signal.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// It never started.
+    NotStarted {
+        /// Why.
+        error: String,
+    },
+    /// Nobody knows: its runner is gone without a word.
+    Unknown,
+}
+
+/// The last word of a runner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which run.
+    pub run_id: String,
+    /// How.
+    pub exit: Exit,
+    /// When.
+    pub at: Timestamp,
+    /// What it said.
+    pub digest: Digest,
+    /// It was told to stop.
+    pub stopped: bool,
+}
+
+/// From the runner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum FromRunner {
+    /// The process runs.
+    Started {
+        /// Which.
+        process: ProcessIdentity,
+    },
+    /// There was output.
+    Output {
+        /// In a few words.
+        digest: Digest,
+    },
+    /// The whole tree is stopped.
+    Paused,
+    /// The whole tree goes on.
+    Resumed,
+    /// The whole tree is gone.
+    Ended {
+        /// How.
+        ended: Ended,
+    },
+}
+
+/// To the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum ToRunner {
+    /// Type this.
+    Input {
+        /// With its line break.
+        text: String,
+    },
+    /// Stop the whole tree for now.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End the whole tree: TERM, then after the grace KILL.
+    Stop {
+        /// In milliseconds.
+        grace_ms: u64,
+    },
+}

@@ -1,0 +1,167 @@
+//! Edge: missions on disk, so that a restart finds them.
+//!
+//! One directory per mission. What was promised is in `mission.json`, replaced whole and synced before anybody is answered;
+//! its log and one directory per run lie beside it. A record that cannot be read is reported by name and left alone.
+
+use crate::disk::atomic;
+use crate::disk::fsync::FsyncPolicy;
+use crate::domain::id::MissionId;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Timestamp;
+use crate::executor::machine::{Outcome, Run};
+use crate::executor::provision::path_rules::scoped_name;
+use crate::protocol::executor_v1::wire_state;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// The version of the records; a newer one is refused.
+pub const FORMAT: u32 = 1;
+
+/// What is known of a mission.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MissionRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The mission.
+    pub mission_id: MissionId,
+    /// Its session.
+    pub session_id: String,
+    /// The idempotency key that it came with.
+    pub key: String,
+    /// The dispatch body.
+    pub payload: Value,
+    /// Marks its processes.
+    pub run_id: String,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When its first run began.
+    pub begun_at: Option<Timestamp>,
+    /// When anything changed last.
+    pub updated_at: Timestamp,
+    /// Where it stands.
+    #[serde(with = "wire_state")]
+    pub state: MissionState,
+    /// The run that is under way or was last.
+    pub run: Option<Run>,
+    /// How it ends, once that is known.
+    pub outcome: Option<Outcome>,
+    /// Frozen by an executor that ended in order.
+    pub suspended: bool,
+    /// An operator holds it.
+    pub paused: bool,
+    /// Its last event was sent; none while it still has to be.
+    pub reported_at: Option<Timestamp>,
+    /// Its last events as they were sent, oldest first.
+    pub recent_events: Vec<Box<RawValue>>,
+}
+
+/// A record could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("use {}: {source}", path.display())]
+pub struct StoreError {
+    /// Which file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<'_> {
+    move |source| StoreError { path: path.to_owned(), source }
+}
+
+/// The missions of one executor.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// Uses `directory`, making it if need be, readable only by its owner.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let missions = directory.join("missions");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&missions).map_err(at(&missions))?;
+        Ok(Self { directory: missions.canonicalize().map_err(at(&missions))? })
+    }
+
+    /// Returns the directory of a mission.
+    pub fn directory_of(&self, mission: &MissionId) -> PathBuf {
+        self.directory.join(scoped_name(mission.as_str()))
+    }
+
+    /// Returns the directory of one of its runs, making it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn run_directory(&self, record: &MissionRecord, run: &Run) -> Result<PathBuf, StoreError> {
+        let directory = self.directory_of(&record.mission_id).join(&record.run_id).join(run.name());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at(&directory))?;
+        Ok(directory)
+    }
+
+    /// Writes a record; with `sync` it survives a power cut.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the old record is untouched.
+    pub fn write(&self, record: &MissionRecord, sync: bool) -> Result<(), StoreError> {
+        let directory = self.directory_of(&record.mission_id);
+        let path = directory.join("mission.json");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at(&directory))?;
+        let bytes = serde_json::to_vec(record).map_err(|error| at(&path)(error.into()))?;
+        let policy = if sync { FsyncPolicy::Batch } else { FsyncPolicy::Never };
+        atomic::write(&path, &bytes, policy).map_err(at(&path))
+    }
+
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// [`StoreError`] for one that cannot be read; none when there is none.
+    pub fn read(&self, mission: &MissionId) -> Result<Option<MissionRecord>, StoreError> {
+        read(&self.directory_of(mission))
+    }
+
+    /// Reads every record; those that cannot be read are returned as errors.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn all(&self) -> Result<Vec<Result<MissionRecord, StoreError>>, StoreError> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(at(&self.directory))? {
+            let entry = entry.map_err(at(&self.directory))?;
+            records.extend(read(&entry.path()).transpose());
+        }
+        Ok(records)
+    }
+
+    /// Removes a mission with its log.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove(&self, mission: &MissionId) -> Result<(), StoreError> {
+        let directory = self.directory_of(mission);
+        fs::remove_dir_all(&directory).map_err(at(&directory))
+    }
+}
+
+fn read(directory: &Path) -> Result<Option<MissionRecord>, StoreError> {
+    let path = directory.join("mission.json");
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(&path)(error)),
+    };
+    let record: MissionRecord = serde_json::from_slice(&bytes).map_err(|error| at(&path)(error.into()))?;
+    if record.format > FORMAT {
+        let newer = format!("its format {} is newer than {FORMAT}; use a newer aiwg-rs", record.format);
+        return Err(at(&path)(io::Error::other(newer)));
+    }
+    Ok(Some(record))
+}
