@@ -101,6 +101,13 @@ enum ExecutorCommand {
     Doctor,
 }
 
+/// `local-executor serve`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LocalExecutor {
+    /// Run missions on this host
+    Serve(Box<ExecutorArguments>),
+}
+
 /// Arguments of a mission's runner.
 #[derive(Debug, Clone, Args)]
 pub struct RunnerArguments {
@@ -215,35 +222,37 @@ impl ExecutorArguments {
 /// A setting is wrong, or a directory cannot be used.
 pub fn prepare(arguments: &ExecutorArguments) -> anyhow::Result<(Config, ExecutorId)> {
     let workspace = arguments.workspace.canonicalize().map_err(|error| {
-        Ended::new(Code::Usage, format!("--workspace {} cannot be used", arguments.workspace.display())).because(error)
+        Ended::new(Code::Usage, format!("--workspace {} cannot be used", arguments.workspace.display()))
+            .because(error)
     })?;
     let home = workspace.join(".aiwg/aiwg-rs");
     let settings = settings(arguments.config.as_deref(), &home.join("executor.toml"))?;
-    let state_directory = match &arguments.state_dir {
-        Some(directory) => directory.clone(),
-        None => {
-            make_quiet_directory(&home).map_err(|error| {
-                Ended::new(Code::State, format!("{} cannot be used", home.display())).because(error)
-            })?;
-            home.join("executor")
-        }
+    let state_directory = if let Some(directory) = &arguments.state_dir {
+        directory.clone()
+    } else {
+        make_quiet_directory(&home).map_err(|error| {
+            Ended::new(Code::State, format!("{} cannot be used", home.display())).because(error)
+        })?;
+        home.join("executor")
     };
     let executor = daemon::identity(&state_directory, arguments.executor_id.clone()).map_err(ended)?;
     let length = |flag: Option<Duration>, text: Option<&String>, key: &str| match (flag, text) {
         (Some(flag), _) => Ok(Some(flag)),
-        (None, Some(text)) => duration::parse(text)
-            .map(Some)
-            .map_err(|error| Ended::new(Code::Settings, format!("the setting {key} = {text:?} is wrong")).because(error)),
+        (None, Some(text)) => duration::parse(text).map(Some).map_err(|error| {
+            Ended::new(Code::Settings, format!("the setting {key} = {text:?} is wrong")).because(error)
+        }),
         (None, None) => Ok(None),
     };
-    let runtimes: Vec<AgentRuntime> =
-        runtimes(&settings)?.into_iter().filter(|runtime| is_installed(runtime)).collect();
+    let runtimes: Vec<AgentRuntime> = runtimes(&settings)?.into_iter().filter(is_installed).collect();
     let installed = |name: &&str| runtimes.iter().any(|runtime| runtime.name == **name);
     let default_runtime = arguments.runtime.clone().or(settings.runtime.clone());
-    let default_runtime = default_runtime
-        .unwrap_or_else(|| PREFERRED.iter().find(|name| installed(name)).unwrap_or(&PREFERRED[0]).to_string());
+    let default_runtime = default_runtime.unwrap_or_else(|| {
+        PREFERRED.iter().find(|name| installed(name)).unwrap_or(&PREFERRED[0]).to_string()
+    });
     let default_resources = match &arguments.default_resources {
-        Some(kinds) => kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()).map(Request::of).collect(),
+        Some(kinds) => {
+            kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()).map(Request::of).collect()
+        }
         None => settings.default_resources.clone().unwrap_or_default().into_iter().map(Request::of).collect(),
     };
     let max_concurrency = arguments.max_concurrency.or(settings.max_concurrency).unwrap_or(4).max(1);
@@ -291,11 +300,14 @@ fn settings(named: Option<&Path>, default: &Path) -> anyhow::Result<Settings> {
             return Ok(Settings::default());
         }
         Err(error) => {
-            return Err(Ended::new(Code::Settings, format!("failed to read {}", path.display())).because(error).into());
+            return Err(Ended::new(Code::Settings, format!("failed to read {}", path.display()))
+                .because(error)
+                .into());
         }
     };
-    Ok(toml::from_str(&text)
-        .map_err(|error| Ended::new(Code::Settings, format!("the settings in {} are wrong", path.display())).because(error))?)
+    Ok(toml::from_str(&text).map_err(|error| {
+        Ended::new(Code::Settings, format!("the settings in {} are wrong", path.display())).because(error)
+    })?)
 }
 
 /// Lays the settings over the built-in runtimes.
@@ -316,14 +328,19 @@ fn runtimes(settings: &Settings) -> anyhow::Result<Vec<AgentRuntime>> {
                 questions: Patterns::default(),
             },
             None => {
-                return Err(Ended::new(Code::Settings, format!("the runtime {name:?} is unknown and has no command"))
-                    .hint("name your own runtimes \"custom:<name>\" and give them a command")
-                    .into());
+                return Err(Ended::new(
+                    Code::Settings,
+                    format!("the runtime {name:?} is unknown and has no command"),
+                )
+                .hint("name your own runtimes \"custom:<name>\" and give them a command")
+                .into());
             }
         };
         if let Some(command) = &own.command {
             if command.is_empty() {
-                return Err(Ended::new(Code::Settings, format!("the command of runtime {name:?} is empty")).into());
+                return Err(
+                    Ended::new(Code::Settings, format!("the command of runtime {name:?} is empty")).into()
+                );
             }
             runtime.command.clone_from(command);
         }
@@ -331,8 +348,11 @@ fn runtimes(settings: &Settings) -> anyhow::Result<Vec<AgentRuntime>> {
         runtime.json_progress = own.json_progress.unwrap_or(runtime.json_progress);
         runtime.pass_env.extend(own.pass_env.iter().cloned());
         runtime.env.extend(own.env.clone());
-        runtime.questions =
-            Patterns { asking: own.ask.clone(), ignored: own.ignore.clone(), only_own: own.only_own_patterns };
+        runtime.questions = Patterns {
+            asking: own.ask.clone(),
+            ignored: own.ignore.clone(),
+            only_own: own.only_own_patterns,
+        };
         match known {
             Some(index) => {
                 if let Some(place) = runtimes.get_mut(index) {
@@ -370,12 +390,15 @@ fn default_name() -> String {
 }
 
 async fn doctor(arguments: &ExecutorArguments, config: &Config) -> anyhow::Result<Code> {
-    let settings = settings(arguments.config.as_deref(), &config.workspace.join(".aiwg/aiwg-rs/executor.toml"))?;
+    let settings =
+        settings(arguments.config.as_deref(), &config.workspace.join(".aiwg/aiwg-rs/executor.toml"))?;
     let mut found = Vec::new();
     for runtime in runtimes(&settings)? {
         let program = runtime.command.first().cloned().unwrap_or_default();
         let path = find_program(&program);
-        found.push(json!({ "runtime": runtime.name, "program": program, "installed": path.is_some(), "path": path }));
+        found.push(
+            json!({ "runtime": runtime.name, "program": program, "installed": path.is_some(), "path": path }),
+        );
     }
     let repository = find_repository(&config.workspace).await;
     let usable = config.offer.runtimes.iter().any(|runtime| runtime.name == config.offer.default_runtime);
@@ -442,7 +465,12 @@ mod tests {
 
     #[test]
     fn unknown_settings_and_nameless_runtimes_are_refused() {
-        assert!(toml::from_str::<Settings>("max_concurency = 3").unwrap_err().to_string().contains("max_concurency"));
+        assert!(
+            toml::from_str::<Settings>("max_concurency = 3")
+                .unwrap_err()
+                .to_string()
+                .contains("max_concurency")
+        );
         let settings: Settings = toml::from_str("[runtimes.mine]\ncommand = [\"x\"]").unwrap();
         assert!(runtimes(&settings).unwrap_err().to_string().contains("\"mine\""));
     }

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod duration;
+pub mod executor;
 pub mod exit;
 pub mod mc;
 pub mod nearest;
@@ -62,6 +63,14 @@ pub enum Command {
     /// Mission Control: queue missions in a folder and have them run
     #[command(subcommand)]
     Mc(mc::Mc),
+    /// Run missions on this host
+    Executor(Box<executor::ExecutorArguments>),
+    /// The same under the name of the Node program
+    #[command(hide = true, subcommand)]
+    LocalExecutor(executor::LocalExecutor),
+    /// Run one mission; the executor starts it
+    #[command(hide = true)]
+    ExecutorRunner(executor::RunnerArguments),
     /// Lease worktrees and ports for a script or another tool
     Provision(provision::ProvisionArguments),
     /// Run the registry: executors register, missions are routed, events fan out
@@ -81,6 +90,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Mc(verb) => mc::run(verb).await,
+        Command::Executor(arguments) | Command::LocalExecutor(executor::LocalExecutor::Serve(arguments)) => {
+            executor::run(*arguments).await
+        }
+        Command::ExecutorRunner(arguments) => executor::run_runner(arguments).await,
         Command::Provision(arguments) => provision::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Completions { shell } => {

@@ -38,7 +38,7 @@ impl Client {
     /// Registers and talks until the shutdown.
     pub async fn run(self, roster: Roster, shutdown: Shutdown) {
         let seed = u64::from(std::process::id());
-        let mut delays = RetryPolicy::RECONNECT.delays(seed);
+        let mut delays = RetryPolicy::RECONNECT.delays(seed, crate::runtime::clock::now().instant);
         let mut failures: u32 = 0;
         while !shutdown.is_started() {
             let attempt = tokio::select! {

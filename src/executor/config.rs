@@ -1,5 +1,6 @@
 //! Pure: the settings of an executor, with where each default comes from.
 
+use crate::executor::agent_runtime::AgentRuntime;
 use crate::executor::mission_order::Offer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,7 +69,7 @@ impl Config {
         };
         let mut capabilities = vec![format!("isolation:{}", self.isolation), format!("platform:{os}/{arch}")];
         capabilities.extend(["resumable".to_owned(), "hitl".to_owned()]);
-        capabilities.extend(self.offer.runtimes.iter().map(|runtime| runtime.capability()));
+        capabilities.extend(self.offer.runtimes.iter().map(AgentRuntime::capability));
         capabilities
     }
 }

@@ -46,7 +46,10 @@ impl Line {
         match self {
             Self::Outbound(connection) => connection.next_text().await.map_err(|failure| match failure {
                 crate::net::ws::Failure::Closed { code, .. } => Gone::Closed(code),
-                other => Gone::Broken(other.to_string()),
+                broken @ (crate::net::ws::Failure::Unusable { .. }
+                | crate::net::ws::Failure::Refused { .. }
+                | crate::net::ws::Failure::Broken { .. }
+                | crate::net::ws::Failure::Silent { .. }) => Gone::Broken(broken.to_string()),
             }),
             Self::Inbound(socket) => loop {
                 match tokio::time::timeout(crate::net::ws::DEAD_AFTER, socket.recv()).await {

@@ -333,9 +333,10 @@ impl Machine {
             Phase::Finished => MissionState::Done,
             _ if self.paused_at.is_some() => MissionState::Paused,
             _ if self.asking.is_some() => MissionState::HitlRequired,
-            Phase::Waiting | Phase::Provisioning => MissionState::Assigned,
             Phase::Running(_) | Phase::Releasing(_) if self.announced => MissionState::Running,
-            Phase::Running(_) | Phase::Releasing(_) => MissionState::Assigned,
+            Phase::Waiting | Phase::Provisioning | Phase::Running(_) | Phase::Releasing(_) => {
+                MissionState::Assigned
+            }
         }
     }
 
@@ -362,8 +363,9 @@ impl Machine {
             (_, Phase::Finished) => Err(Refusal::Terminal),
             (Event::OrderPause, Phase::Running(_)) if self.stop.is_none() => Ok(()),
             (Event::OrderResume, _) if self.paused_at.is_some() => Ok(()),
-            (Event::OrderPause | Event::OrderResume, _) => Err(Refusal::Illegal(state)),
-            (Event::OrderAbort { .. }, Phase::Releasing(_)) => Err(Refusal::Illegal(state)),
+            (Event::OrderPause | Event::OrderResume, _) | (Event::OrderAbort { .. }, Phase::Releasing(_)) => {
+                Err(Refusal::Illegal(state))
+            }
             (Event::Answer { id, .. }, _) if self.asking.as_ref().is_none_or(|asking| asking.id != *id) => {
                 Err(Refusal::NotPending)
             }
@@ -382,13 +384,12 @@ impl Machine {
         for limit in [self.plan.limits.timeout, self.plan.limits.time_budget] {
             due.extend(begun.zip(limit).map(|(begun, limit)| begun + limit));
         }
-        match &self.asking {
-            Some(asking) => due.extend(asking.expires),
-            None => {
-                due.extend(self.plan.limits.stall.map(|stall| self.meaningful_at + stall));
-                if run.kind == RunKind::Agent && self.may_ask() {
-                    due.push(self.output_at + QUIET);
-                }
+        if let Some(asking) = &self.asking {
+            due.extend(asking.expires);
+        } else {
+            due.extend(self.plan.limits.stall.map(|stall| self.meaningful_at + stall));
+            if run.kind == RunKind::Agent && self.may_ask() {
+                due.push(self.output_at + QUIET);
             }
         }
         if self.has_news() {
@@ -658,6 +659,14 @@ impl Machine {
 
     fn ended(&mut self, ended: Ended, now: Now) -> Vec<Effect> {
         let Phase::Running(run) = self.phase.clone() else { return Vec::new() };
+        // A process can be over before anyone could look at it.
+        let mut effects =
+            if matches!(ended.exit, Exit::NotStarted { .. }) { Vec::new() } else { self.started(now) };
+        effects.extend(self.after(run, ended, now));
+        effects
+    }
+
+    fn after(&mut self, run: Run, ended: Ended, now: Now) -> Vec<Effect> {
         self.digest = ended.digest;
         let tokens = self.digest.progress.tokens_used;
         if let Some(stop) = self.stop.take() {

@@ -100,7 +100,7 @@ impl Offer {
     fn runtime(&self, payload: &Value, metadata: &Value) -> Result<AgentRuntime, OrderError> {
         let filtered = || {
             let capabilities = payload.pointer("/executor_filter/capabilities")?.as_array()?;
-            capabilities.iter().filter_map(|c| c.as_str()?.strip_prefix("runtime:")).next()
+            capabilities.iter().find_map(|c| c.as_str()?.strip_prefix("runtime:"))
         };
         let asked = metadata.get("runtime").and_then(Value::as_str).or_else(filtered);
         let asked = asked.unwrap_or(&self.default_runtime).trim_start_matches("runtime:");

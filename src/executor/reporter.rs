@@ -68,7 +68,7 @@ impl Reporter {
                 state.waiting.iter_mut().rev().take(256).find(|other| other.mission == outgoing.mission);
             match last_of_mission {
                 Some(older) if older.weight == Weight::Progress && weight == Weight::Progress => {
-                    *older = outgoing
+                    *older = outgoing;
                 }
                 Some(_) | None => state.waiting.push_back(outgoing),
             }

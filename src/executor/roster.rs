@@ -265,7 +265,7 @@ impl Roster {
             Some(Entry::Live { inbox, .. }) => {
                 let (answer, answered) = oneshot::channel();
                 let asked = async {
-                    inbox.send(Message::Order(event, answer)).await.ok()?;
+                    inbox.send(Message::Order(Box::new(event), answer)).await.ok()?;
                     answered.await.ok()
                 };
                 match tokio::time::timeout(ANSWER_WITHIN, asked).await {

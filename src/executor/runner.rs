@@ -188,6 +188,7 @@ enum Ending {
 }
 
 impl Runner {
+    #[expect(clippy::too_many_lines, reason = "one loop over everything that can happen to a run")]
     async fn run(mut self) -> Result<(), RunnerError> {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
             .map_err(doing("listen for signals"))?;
@@ -219,7 +220,7 @@ impl Runner {
                 && at <= Instant::now()
             {
                 look_at = Some(Instant::now() + LOOK_EVERY);
-                let left = self.sweep(&mut ending, started.child.id());
+                let left = Self::sweep(&mut ending, started.child.id());
                 if status.is_some() && left == 0 {
                     look_at = None;
                     output_until = Some(Instant::now() + LAST_WORDS);
@@ -268,7 +269,7 @@ impl Runner {
                     }
                     ToRunner::Pause => {
                         paused = true;
-                        self.stop_all();
+                        Self::stop_all();
                         self.executor.tell(&FromRunner::Paused).await;
                     }
                     ToRunner::Resume => {
@@ -338,7 +339,7 @@ impl Runner {
     }
 
     /// Stops everything: again until a look finds nothing that runs, for a process may fork between look and signal.
-    fn stop_all(&self) {
+    fn stop_all() {
         for _ in 0..100 {
             let running: Vec<_> = process_tree::descendants(std::process::id())
                 .into_iter()
@@ -355,7 +356,7 @@ impl Runner {
     }
 
     /// Reaps the dead, kills the living once their time is over, and returns how many are left.
-    fn sweep(&self, ending: &mut Ending, main: Option<u32>) -> usize {
+    fn sweep(ending: &mut Ending, main: Option<u32>) -> usize {
         let mut left = 0;
         if let Ending::Asked(until) = ending
             && *until <= Instant::now()
@@ -457,6 +458,8 @@ fn start(order: &RunOrder) -> io::Result<Started> {
 fn io_error(error: pty_process::Error) -> io::Error {
     match error {
         pty_process::Error::Io(error) => error,
-        other => io::Error::other(other.to_string()),
+        other @ (pty_process::Error::Rustix(_)
+        | pty_process::Error::TokioAsyncFd(_)
+        | pty_process::Error::Unsplit(..)) => io::Error::other(other.to_string()),
     }
 }

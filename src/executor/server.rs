@@ -205,20 +205,21 @@ async fn take_in(surface: &Surface, session: Option<String>, headers: &HeaderMap
     }
 }
 
-fn find(surface: &Surface, mission: &str) -> Result<MissionRecord, Response> {
-    let unknown = || problem(404, "mission_not_found", format!("there is no mission {mission:?} here"));
+fn find(surface: &Surface, mission: &str) -> Result<MissionRecord, Box<Response>> {
+    let unknown =
+        || Box::new(problem(404, "mission_not_found", format!("there is no mission {mission:?} here")));
     let id = MissionId::new(mission).map_err(|_invalid| unknown())?;
     match surface.roster.record(&id) {
         Ok(Some(record)) => Ok(record),
         Ok(None) => Err(unknown()),
-        Err(error) => Err(problem(500, "state_not_readable", error.to_string())),
+        Err(error) => Err(Box::new(problem(500, "state_not_readable", error.to_string()))),
     }
 }
 
 async fn mission(State(surface): State<Surface>, Path(mission): Path<String>) -> Response {
     match find(&surface, &mission) {
         Ok(record) => Json(status(&surface, record)).into_response(),
-        Err(response) => response,
+        Err(response) => *response,
     }
 }
 
@@ -264,7 +265,7 @@ async fn log(
 ) -> Response {
     let record = match find(&surface, &mission) {
         Ok(record) => record,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let follow = is_set(query.follow.as_deref());
     let plain = is_set(query.plain.as_deref());

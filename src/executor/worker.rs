@@ -62,7 +62,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub enum Message {
     /// An order of an operator; the answer is the state after it.
-    Order(Event, oneshot::Sender<Result<MissionState, Refusal>>),
+    Order(Box<Event>, oneshot::Sender<Result<MissionState, Refusal>>),
     /// Freeze or stop watching, and end the task.
     Leave,
 }
@@ -229,17 +229,16 @@ impl Unit {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let ended = match runner_link::exit_of(directory) {
-            Some(ended) => ended,
-            None => {
-                kill_marked(&self.record.run_id).await;
-                Ended {
-                    run_id: self.record.run_id.clone(),
-                    exit: Exit::Unknown,
-                    at: clock::wall(),
-                    digest: Digest::default(),
-                    stopped: false,
-                }
+        let ended = if let Some(ended) = runner_link::exit_of(directory) {
+            ended
+        } else {
+            kill_marked(&self.record.run_id).await;
+            Ended {
+                run_id: self.record.run_id.clone(),
+                exit: Exit::Unknown,
+                at: clock::wall(),
+                digest: Digest::default(),
+                stopped: false,
             }
         };
         self.feed(Event::Ended(ended)).await;
@@ -253,7 +252,7 @@ impl Unit {
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(Message::Order(event, answer)) => {
-                        let outcome = self.order(event).await;
+                        let outcome = self.order(*event).await;
                         // Whoever asked may have stopped waiting.
                         let _heard = answer.send(outcome);
                     }
@@ -379,10 +378,8 @@ impl Unit {
                 }
                 Effect::Release(outcome) => self.release(outcome),
                 Effect::Emit(event) => {
-                    let weight = match event {
-                        MissionEvent::Progress { .. } => Weight::Progress,
-                        _ => Weight::Change,
-                    };
+                    let is_progress = matches!(event, MissionEvent::Progress { .. });
+                    let weight = if is_progress { Weight::Progress } else { Weight::Change };
                     self.emit(event, weight);
                 }
                 Effect::Finish(event) => self.finish(event),

@@ -10,6 +10,7 @@ mod bridge;
 mod demo;
 mod events;
 mod examples;
+mod executor;
 mod provision;
 mod serve;
 mod session;

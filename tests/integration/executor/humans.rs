@@ -1,0 +1,64 @@
+//! Questions to a human, and their answers.
+
+use super::{Host, host, host_with, text};
+use serde_json::{Value, json};
+
+async fn question(host: &Host, mission: &str) -> Value {
+    host.reaches(mission, "hitl-required").await;
+    let events = host.events(mission).await;
+    events.iter().rev().find(|event| text(event, "/event") == "mission.hitl_required").unwrap().clone()
+}
+
+async fn answer(host: &Host, mission: &str, question: &Value, response: &str) -> u16 {
+    let body = json!({"hitl_id": text(question, "/data/hitl_id"), "response": response});
+    host.post(&format!("/api/v1/missions/{mission}/hitl_response"), &body).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_in_the_terminal_is_asked_and_the_answer_is_typed() {
+    let host = host(&[]).await;
+    let objective = "echo working; printf 'Overwrite the file? [y/N] '; read a; echo \"got $a\"; \
+                     printf 'Are you sure? [y/N] '; read b; test \"$a$b\" = yesno";
+    host.dispatch("m-1", objective, json!({})).await;
+    let first = question(&host, "m-1").await;
+    assert_eq!(text(&first, "/data/prompt"), "Overwrite the file? [y/N]");
+    assert_eq!(text(&first, "/data/context"), "working");
+    assert_eq!(answer(&host, "m-1", &first, "yes").await, 202);
+    let second = host
+        .until("the second question", async || {
+            let asked = host.events("m-1").await;
+            asked
+                .iter()
+                .find(|e| {
+                    text(e, "/event") == "mission.hitl_required" && text(e, "/data/prompt").starts_with("Are")
+                })
+                .cloned()
+        })
+        .await;
+    assert_eq!(answer(&host, "m-1", &first, "again").await, 409, "an answered question is closed");
+    assert_eq!(answer(&host, "m-1", &second, "no").await, 202);
+    let last = host.end_of("m-1").await;
+    assert_eq!(text(&last, "/event"), "mission.completed", "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_may_ask_outright_by_file() {
+    let host = host(&[]).await;
+    let objective = "echo 'Which colour?' > \"$AIWG_HITL_DIR/colour.question\"; \
+                     while ! test -f \"$AIWG_HITL_DIR/colour.answer\"; do sleep 0.05; done; \
+                     test \"$(cat \"$AIWG_HITL_DIR/colour.answer\")\" = blue";
+    host.dispatch("m-1", objective, json!({})).await;
+    let asked = question(&host, "m-1").await;
+    assert_eq!((text(&asked, "/data/hitl_id"), text(&asked, "/data/prompt")), ("colour", "Which colour?"));
+    assert_eq!(answer(&host, "m-1", &asked, "blue").await, 202);
+    let last = host.end_of("m-1").await;
+    assert_eq!(text(&last, "/event"), "mission.completed", "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_nobody_answers_ends_the_mission() {
+    let host = host_with(&[], "answer_within = \"300ms\"").await;
+    let last = host.run("m-1", "printf 'Password: '; read secret", json!({})).await;
+    assert_eq!(text(&last, "/data/reason"), "hitl_timeout", "{last}");
+    host.assert_clean("m-1");
+}

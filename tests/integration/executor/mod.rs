@@ -1,0 +1,285 @@
+//! The executor as a real program, driven by the real registry, running real processes.
+
+mod endings;
+mod humans;
+mod load;
+mod orders;
+mod restarts;
+mod surface;
+
+use crate::support::DEADLINE;
+use crate::support::repository::Repository;
+use aiwg_rs::executor::process_table;
+use aiwg_rs::executor::process_tree;
+use aiwg_rs::registry;
+use aiwg_rs::runtime::shutdown::{Cause, Shutdown};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A registry inside the test.
+pub(crate) struct Registry {
+    pub(crate) url: String,
+    shutdown: Shutdown,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Registry {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = Shutdown::new();
+        let config = registry::Config {
+            identity_file: Some(directory.path().join("identities.json")),
+            ..registry::Config::default()
+        };
+        let end = shutdown.clone();
+        #[expect(clippy::disallowed_methods, reason = "ends with the test")]
+        tokio::spawn(async move { registry::server::run(listener, config, end).await });
+        Self { url, shutdown, directory }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.shutdown.start(Cause::Finished);
+    }
+}
+
+/// An executor as a process, with a repository to work on.
+pub(crate) struct Host {
+    pub(crate) repository: Repository,
+    pub(crate) registry: Registry,
+    pub(crate) state: tempfile::TempDir,
+    arguments: Vec<String>,
+    process: Option<Child>,
+    http: reqwest::Client,
+}
+
+pub(crate) async fn host(arguments: &[&str]) -> Host {
+    host_with(arguments, "").await
+}
+
+pub(crate) async fn host_with(arguments: &[&str], settings: &str) -> Host {
+    aiwg_rs::net::http::install_tls();
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("executor.toml"), settings).unwrap();
+    let mut host = Host {
+        repository: Repository::new(),
+        registry: Registry::start().await,
+        state,
+        arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+        process: None,
+        http: reqwest::Client::builder().no_proxy().build().unwrap(),
+    };
+    host.start().await;
+    host
+}
+
+impl Host {
+    pub(crate) async fn start(&mut self) {
+        self.until("the old line is gone", async || {
+            let list = self.get("/api/v1/executors").await;
+            (list.pointer("/executors/0/connected") != Some(&Value::Bool(true))).then_some(())
+        })
+        .await;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.state.path().join("executor.err"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+            .args(["--log", "debug,hyper=warn,reqwest=warn", "--log-format", "human", "executor"])
+            .arg("--workspace")
+            .arg(self.repository.root())
+            .arg("--state-dir")
+            .arg(self.state.path())
+            .arg("--config")
+            .arg(self.state.path().join("executor.toml"))
+            .args(["--aiwg-serve", &self.registry.url, "--port", "0", "--runtime", "shell"])
+            .args(&self.arguments)
+            .env("SECRET_OF_THE_DAEMON", "hunter2")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        self.until("the executor is connected", async || {
+            let list = self.get("/api/v1/executors").await;
+            let connected = list.pointer("/executors/0/connected") == Some(&Value::Bool(true));
+            connected.then_some(())
+        })
+        .await;
+    }
+
+    /// Kills the executor without a chance to do anything.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Ends the executor in order and returns how.
+    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().unwrap();
+        process_tree::signal(process.id(), Signal::TERM).unwrap();
+        process.wait().unwrap()
+    }
+
+    /// Waits until `look` sees something.
+    pub(crate) async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE * 3;
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "{what} did not happen; the executor said:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(crate) fn said(&self) -> String {
+        let text = std::fs::read_to_string(self.state.path().join("executor.err")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(40).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(format!("{}{path}", self.registry.url)).send().await;
+        match answer {
+            Ok(answer) => answer.json().await.unwrap_or(Value::Null),
+            Err(_not_yet) => Value::Null,
+        }
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.http.post(format!("{}{path}", self.registry.url)).json(body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn dispatch(&self, mission: &str, objective: &str, more: Value) -> (u16, Value) {
+        let mut body = json!({
+            "mission_id": mission, "objective": objective,
+            "completion": "the agent process exits with status 0", "metadata": {},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        self.post("/api/v1/sessions/s1/dispatch", &body).await
+    }
+
+    /// Dispatches and waits for the end; returns the last event.
+    pub(crate) async fn run(&self, mission: &str, objective: &str, more: Value) -> Value {
+        let (status, answer) = self.dispatch(mission, objective, more).await;
+        assert_eq!(status, 202, "{answer}\n{}", self.said());
+        self.end_of(mission).await
+    }
+
+    pub(crate) async fn state_of(&self, mission: &str) -> String {
+        let status = self.get(&format!("/api/v1/missions/{mission}")).await;
+        status.get("state").and_then(Value::as_str).unwrap_or("unknown").to_owned()
+    }
+
+    pub(crate) async fn reaches(&self, mission: &str, state: &str) {
+        self.until(&format!("{mission} becomes {state}"), async || {
+            let now = self.state_of(mission).await;
+            assert!(
+                now == state || !matches!(now.as_str(), "done" | "failed" | "aborted"),
+                "{mission} is {now}, not {state}\n{}",
+                self.said()
+            );
+            (now == state).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn end_of(&self, mission: &str) -> Value {
+        self.until(&format!("{mission} ends"), async || {
+            let status = self.get(&format!("/api/v1/missions/{mission}")).await;
+            let ended = matches!(status.get("state")?.as_str()?, "done" | "failed" | "aborted");
+            let last = status.get("recent_events")?.as_array()?.last()?.clone();
+            ended.then_some(last)
+        })
+        .await
+    }
+
+    pub(crate) async fn events(&self, mission: &str) -> Vec<Value> {
+        let status = self.get(&format!("/api/v1/missions/{mission}")).await;
+        status.get("recent_events").and_then(Value::as_array).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn mission_directory(&self, mission: &str) -> PathBuf {
+        self.state
+            .path()
+            .join("missions")
+            .join(aiwg_rs::executor::provision::path_rules::scoped_name(mission))
+    }
+
+    pub(crate) fn record(&self, mission: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(self.mission_directory(mission).join("mission.json")).unwrap())
+            .unwrap()
+    }
+
+    pub(crate) fn processes_of(&self, mission: &str) -> usize {
+        let record = self.record(mission);
+        process_tree::marked("AIWG_RUN_ID", record.get("run_id").unwrap().as_str().unwrap()).len()
+    }
+
+    /// Checks that a mission left no process, worktree or lock.
+    pub(crate) fn assert_clean(&self, mission: &str) {
+        assert_eq!(self.processes_of(mission), 0, "processes of {mission}");
+        let worktrees = self.repository.git(["worktree", "list", "--porcelain"]).matches("worktree ").count();
+        assert_eq!(worktrees, 1, "worktrees");
+        let locks = self.repository.root().join(".ai_ops/locks/ports");
+        let left = std::fs::read_dir(locks).map_or(0, |entries| {
+            entries.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "lock")).count()
+        });
+        assert_eq!(left, 0, "port locks");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+        for path in runner_files(&self.state.path().join("missions")) {
+            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let runner: aiwg_rs::executor::process_identity::ProcessIdentity =
+                serde_json::from_slice(&bytes).unwrap();
+            if process_table::is_alive(&runner) {
+                for member in process_tree::descendants(runner.pid) {
+                    drop(process_tree::signal(member.pid, Signal::KILL));
+                }
+                drop(process_tree::signal(runner.pid, Signal::KILL));
+            }
+        }
+    }
+}
+
+fn runner_files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(runner_files(&path));
+        } else if path.file_name().is_some_and(|name| name == "runner.json") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+pub(crate) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{pointer} in {value}"))
+}
+
+pub(crate) fn with_resources() -> Value {
+    json!({"metadata": {"resources": [{"kind": "git-worktree"}, {"kind": "port-range"}]}})
+}
