@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod cli;
 mod demo;
 mod events;
 mod examples;

@@ -152,7 +152,7 @@ fn queue(
     };
     let text = arguments.mission(&mission, objective, now);
     let mut is_first = true;
-    let (state, _) = arguments.folder.update(store, session, now, |document| {
+    let decide = |document: &Document| {
         // Later versions may be built on ours: there a mission with our id is our own unless it says something else.
         let is_ours = |theirs: crate::session::document::MissionView<'_>| {
             !is_first
@@ -177,7 +177,9 @@ fn queue(
         }
         is_first = false;
         Ok((edits, state))
-    })?;
+    };
+    let is_lost = |document: &Document| document.mission(mission.as_str()).is_none();
+    let state = arguments.folder.update(store, session, now, decide, is_lost)?;
     Ok((mission, state))
 }
 

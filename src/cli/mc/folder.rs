@@ -3,16 +3,39 @@
 use crate::cli::exit::{Code, Ended};
 use crate::cli::nearest::nearest;
 use crate::disk::fsync::FsyncPolicy;
+use crate::disk::wait;
+use crate::domain::file::FileIdentity;
 use crate::domain::id::SessionId;
+use crate::domain::time::Timestamp;
 use crate::session::document::{Document, Edits};
 use crate::session::json::quoted;
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError, Updated};
 use anyhow::Context as _;
 use clap::Args;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where Mission Control keeps its files inside a project.
 pub const DEFAULT_WATCH_DIR: &str = ".aiwg/ralph-external/mc";
+
+/// How often an update is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long an update of a small file is kept an eye on: many times what a program takes that reads the file, changes
+/// it and writes it back.
+const LINGER: Duration = Duration::from_millis(40);
+
+/// The same where the file changed within the last [`RECENT`]: somebody is at work on it.
+const LINGER_AMONG_OTHERS: Duration = Duration::from_millis(200);
+
+/// What counts as just now.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// How much of a file a slow program reads, parses, prints and writes in a millisecond.
+const BYTES_REWRITTEN_PER_MS: u64 = 20_000;
+
+/// An update that is overwritten more often than this is left to the one who overwrites it.
+const MOST_REPEATS: usize = 50;
 
 /// Which folder, and how the answer looks.
 #[derive(Debug, Clone, Args)]
@@ -104,34 +127,84 @@ impl Folder {
     /// or with a refusal; it is asked again about every version that another program puts there meanwhile, and its
     /// last word counts.
     ///
+    /// A program that had read the file before we wrote may write its old copy back right after us, and nobody else
+    /// would ever put our change into it again. So the file is kept an eye on for a moment. Where somebody wrote to it,
+    /// it is looked at once more under the lock, when no other process of ours is half-way through an update, and
+    /// where `is_lost` says that the change is not in it, it is made again.
+    ///
     /// # Errors
     /// The refusal, or [`Code::State`] when the file cannot be written.
     pub fn update<T>(
         &self,
         store: &SessionStore,
         session: &SessionId,
-        at: crate::domain::time::Timestamp,
+        at: Timestamp,
         mut decide: impl FnMut(&Document) -> Result<(Edits, T), Ended>,
-    ) -> anyhow::Result<(T, Updated)> {
+        is_lost: impl Fn(&Document) -> bool,
+    ) -> anyhow::Result<T> {
+        let before = store.identity(session).map_err(refused_read)?;
+        let is_among_others =
+            before.is_some_and(|file| at.since(modified(&file)) < RECENT || modified(&file) > at);
         let mut verdict = None;
-        let updated = store.update(session, &mut |document| {
-            let (bytes, answer) = match decide(document) {
-                Ok((mut edits, answer)) => {
-                    edits.stamp_session("updatedAt", quoted(&at.to_string()));
-                    (document.apply(&edits), Ok(answer))
+        for repeat in 0..=MOST_REPEATS {
+            let updated = store.update(session, &mut |document| {
+                if repeat > 0 && matches!(verdict, Some(Ok(_))) && !is_lost(document) {
+                    return None;
                 }
-                Err(refusal) => (None, Err(refusal)),
-            };
-            verdict = Some(answer);
-            bytes
-        });
-        let updated = updated.map_err(|error| refused_update(session, error))?;
+                let (bytes, answer) = match decide(document) {
+                    Ok((mut edits, answer)) => {
+                        edits.stamp_session("updatedAt", quoted(&at.to_string()));
+                        (document.apply(&edits), Ok(answer))
+                    }
+                    Err(refusal) => (None, Err(refusal)),
+                };
+                verdict = Some(answer);
+                bytes
+            });
+            let updated = updated.map_err(|error| refused_update(session, error))?;
+            if !updated.wrote || matches!(verdict, Some(Err(_))) {
+                break;
+            }
+            let is_busy = is_among_others || updated.foreign_bases > 0 || repeat > 0;
+            let linger = if is_busy { LINGER_AMONG_OTHERS } else { LINGER };
+            if !is_touched(store, session, &updated, linger, &is_lost) {
+                break;
+            }
+        }
         match verdict {
-            Some(Ok(answer)) => Ok((answer, updated)),
+            Some(Ok(answer)) => Ok(answer),
             Some(Err(refusal)) => Err(refusal.into()),
             None => Err(anyhow::anyhow!("session {session} was not looked at")),
         }
     }
+}
+
+fn modified(file: &FileIdentity) -> Timestamp {
+    Timestamp::from_millis(i64::try_from(file.modified_ns / 1_000_000).unwrap_or(0))
+}
+
+/// Lingers after an update and says whether anybody wrote meanwhile; at once when the update is lost.
+fn is_touched(
+    store: &SessionStore,
+    session: &SessionId,
+    updated: &Updated,
+    linger: Duration,
+    is_lost: &impl Fn(&Document) -> bool,
+) -> bool {
+    let size_bytes = u64::try_from(updated.document.bytes().len()).unwrap_or(u64::MAX);
+    let linger = linger + Duration::from_millis(size_bytes / BYTES_REWRITTEN_PER_MS);
+    let mut seen = updated.identity;
+    let lost = wait::until(LOOK_AGAIN, LOOK_AGAIN, linger, || match store.identity(session) {
+        Ok(Some(identity)) if identity == seen => None,
+        Ok(Some(identity)) => {
+            seen = identity;
+            // What does not parse is being written; it is looked at under the lock, later.
+            let reading = store.read(session).ok()?;
+            is_lost(&reading.document).then_some(())
+        }
+        Ok(None) | Err(_) => None,
+    });
+    lost.is_some() || seen != updated.identity
 }
 
 /// Reads a session. While the file is torn it is read again, for a quarter of a second.
@@ -144,7 +217,7 @@ pub fn read_settled(store: &SessionStore, session: &SessionId) -> Result<Reading
     loop {
         match store.read(session) {
             Err(ReadError::Torn { .. }) if left > 0 => {
-                crate::disk::wait::rest(std::time::Duration::from_millis(50));
+                wait::rest(Duration::from_millis(50));
                 left -= 1;
             }
             other => return other,

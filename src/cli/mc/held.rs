@@ -6,7 +6,7 @@ use crate::cli::output;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
 use crate::runtime::clock;
-use crate::session::document::Edits;
+use crate::session::document::{Document, Edits};
 use crate::session::json::quoted;
 
 /// What is printed with `--json`.
@@ -27,7 +27,7 @@ pub(super) fn set(folder: &Folder, name: &str, state: SessionState) -> anyhow::R
     let store = folder.store();
     let session = folder.session(&store, name)?;
     let mut was = None;
-    let ((queued, running), _) = folder.update(&store, &session, clock::wall(), |document| {
+    let decide = |document: &Document| {
         let word =
             document.session_str("state").map_or_else(|| "active".to_owned(), std::borrow::Cow::into_owned);
         was.get_or_insert(word);
@@ -43,7 +43,9 @@ pub(super) fn set(folder: &Folder, name: &str, state: SessionState) -> anyhow::R
             }
         }
         Ok((edits, counts))
-    })?;
+    };
+    let is_lost = |document: &Document| document.session_str("state").as_deref() != Some(state.as_file());
+    let (queued, running) = folder.update(&store, &session, clock::wall(), decide, is_lost)?;
     if folder.json {
         let was = was.unwrap_or_default();
         output::json(&Changed { session: session.as_str(), was, state: state.as_file(), queued, running })?;

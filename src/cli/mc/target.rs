@@ -9,8 +9,10 @@ use crate::domain::id::SessionId;
 use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
 use crate::session::document::{Document, Edits, MissionPatch, MissionView};
+use crate::session::json;
 use crate::session::store::{ReadError, SessionStore};
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 /// At most this many candidates are listed.
 const MOST_CANDIDATES: usize = 10;
@@ -153,7 +155,8 @@ pub fn change(
     let store = folder.store();
     let target = Target::find(folder, &store, name)?;
     let mut first: Option<(MissionState, Change)> = None;
-    let ((was, change), _) = folder.update(&store, &target.session, clock::wall(), |document| {
+    let before: RefCell<Option<String>> = RefCell::default();
+    let decide = |document: &Document| {
         let mission = document.mission(&target.mission).ok_or_else(|| target.gone())?;
         let state = state_of(&target, &mission)?;
         let seen = Seen { target: &target, document, mission, state };
@@ -164,8 +167,18 @@ pub fn change(
         let change = decide(&seen)?;
         let (was, _) = first.get_or_insert((state, change.clone()));
         edits.patch_mission(&target.mission, change.patch.clone());
+        before.replace(Some(mission.raw().to_owned()));
         Ok((edits, (*was, change)))
-    })?;
+    };
+    // A mission that differs from both was moved on by a bridge that has seen the change.
+    let is_lost = |document: &Document| {
+        let before = before.borrow();
+        document
+            .mission(&target.mission)
+            .zip(before.as_deref())
+            .is_some_and(|(m, b)| json::is_same(m.raw(), b))
+    };
+    let (was, change) = folder.update(&store, &target.session, clock::wall(), decide, is_lost)?;
     if folder.json {
         output::json(&Changed {
             session: target.session.as_str(),
