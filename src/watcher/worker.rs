@@ -22,6 +22,9 @@ use tokio::task::JoinHandle;
 /// How often it is checked that the watched directories are still the ones that were watched. Three `stat` calls.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
+/// When a notification queue that could not be opened is tried again: limits are raised by people.
+const REOPEN_AFTER: Duration = Duration::from_secs(30);
+
 /// How many hints are taken from the source at a time.
 const BATCH: usize = 256;
 
@@ -106,6 +109,7 @@ struct Worker {
     source: Option<Source>,
     roots: Option<Roots>,
     stale: bool,
+    reopen_at: Option<Instant>,
     next_probe: Instant,
     probing: Option<JoinHandle<(Roots, bool)>>,
     sweeper: Option<Sweeper>,
@@ -128,6 +132,7 @@ impl Worker {
             source: None,
             roots: None,
             stale: false,
+            reopen_at: None,
             next_probe: now.instant,
             sweeper: Some(Sweeper::new(root.clone())),
             probing: None,
@@ -353,7 +358,7 @@ impl Worker {
         }
         self.next_probe = now + PROBE_EVERY;
         let root = self.root.clone();
-        let stale = std::mem::take(&mut self.stale);
+        let stale = std::mem::take(&mut self.stale) || self.reopen_at.is_some_and(|at| at <= now);
         self.probing = Some(tokio::task::spawn_blocking(move || (sweep::roots(&root), stale)));
     }
 
@@ -381,6 +386,7 @@ impl Worker {
 
     fn attach(&mut self, roots: Roots) {
         self.source = None;
+        self.reopen_at = None;
         self.generation += 1;
         if roots.root.is_none() {
             return;
@@ -410,7 +416,10 @@ impl Worker {
                 self.source = Some(source);
                 self.mode(true, None);
             }
-            Err(refusal) => self.mode(false, Some(in_one_line(&refusal))),
+            Err(refusal) => {
+                self.reopen_at = Some(clock::now().instant + REOPEN_AFTER);
+                self.mode(false, Some(in_one_line(&refusal)));
+            }
         }
     }
 
