@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// Builds an example, which is nothing to do when all tests are run, and returns where it lies.
 fn example(name: &str) -> PathBuf {
@@ -30,6 +31,27 @@ fn example(name: &str) -> PathBuf {
 fn minimal_executor(serve: &Serve) -> Child {
     let mut command = Command::new(example("minimal_executor"));
     command.arg(&serve.base).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// Starts an example that prints lines.
+fn printing(name: &str, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut command = Command::new(example(name));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+async fn line_with(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> String {
+    soon(async {
+        loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    })
+    .await
 }
 
 async fn connected(serve: &Serve) {
@@ -81,4 +103,32 @@ async fn the_minimal_executor_runs_reports_and_stops() {
 
     serve.stop().await;
     assert!(!soon(executor.wait()).await.unwrap().success(), "its line was lost, which is its end");
+}
+
+#[tokio::test]
+async fn an_executor_is_followed_as_an_observer() {
+    let serve = Serve::start().await;
+    let _executor = minimal_executor(&serve);
+    connected(&serve).await;
+    let list = serve.get("/api/v1/executors").await;
+    let id = list.body["executors"][0]["executor_id"].as_str().unwrap();
+    let (_follower, mut lines) = printing("follow_events", &[&serve.base, id]);
+    line_with(&mut lines, "connected").await;
+    dispatch(&serve, "m", "echo hello").await;
+    let line = line_with(&mut lines, "mission.progress").await;
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["data"]["summary"], "hello");
+    line_with(&mut lines, "mission.completed").await;
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_written_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_watcher, mut lines) = printing("watch_sessions", &[folder.path().to_str().unwrap()]);
+    let session = folder.path().join("sessions/s1");
+    std::fs::create_dir_all(&session).unwrap();
+    std::fs::write(session.join("session.json"), r#"{"id": "s1", "missions": []}"#).unwrap();
+    line_with(&mut lines, "s1: 0 missions").await;
+    std::fs::write(session.join("session.json"), r#"{"id": "s1", "missions": [{"id": "m"}]}"#).unwrap();
+    line_with(&mut lines, "s1: 1 missions").await;
 }
