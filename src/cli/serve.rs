@@ -2,10 +2,13 @@
 
 use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
+use crate::cli::output;
+use crate::registry::acceptor::Listener;
 use crate::registry::identity::IdentityError;
+use crate::registry::operator_token::{self, OperatorTokenError};
 use crate::registry::server::{self, ServeError};
-use crate::registry::{Config, identity_path};
-use crate::runtime::shutdown::{self, Shutdown};
+use crate::registry::{Config, identity_path, tls, unix_socket};
+use crate::runtime::shutdown::{self, Cause, Shutdown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -27,6 +30,39 @@ pub struct Arguments {
     /// `.aiwg/storage.config`, else `~/.config/aiwg/executor-identities.json`.
     #[arg(long, env = "AIWG_EXECUTOR_IDENTITY_STORE", value_name = "FILE")]
     pub identity_store: Option<PathBuf>,
+    /// Listen on a Unix socket as well, which only the same user can open; give it as `unix:PATH`
+    #[arg(long, env = "AIWG_RS_LISTEN", value_parser = unix_path, value_name = "unix:PATH")]
+    pub listen: Option<PathBuf>,
+    /// Serve TLS with this certificate (PEM, the whole chain)
+    #[arg(long, env = "AIWG_RS_TLS_CERT", requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, env = "AIWG_RS_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Answer to this name too, beside `localhost` and addresses; repeat it for more
+    #[arg(long = "host", env = "AIWG_RS_HOSTS", value_delimiter = ',', value_name = "NAME")]
+    pub hosts: Vec<String>,
+    /// Keep the operator token in this file; made when it is absent and the registry can be reached from other hosts
+    #[arg(long, env = "AIWG_RS_OPERATOR_TOKEN_FILE", value_name = "FILE")]
+    pub operator_token_file: Option<PathBuf>,
+    /// Let nothing be changed over HTTP
+    #[arg(long, env = "AIWG_RS_READ_ONLY")]
+    pub read_only: bool,
+    /// Take at most so many connections at a time
+    #[arg(long, env = "AIWG_RS_MAX_CONNECTIONS", default_value_t = 16_384, value_name = "COUNT")]
+    pub max_connections: usize,
+    /// Take at most so many requests a second from one peer on another host; 0 for no limit
+    #[arg(long, env = "AIWG_RS_REQUESTS_PER_SECOND", default_value_t = 200, value_name = "COUNT")]
+    pub requests_per_second: u32,
+    /// Keep ended missions for so long
+    #[arg(long, env = "AIWG_RS_RETENTION", default_value = "30d", value_parser = duration::parse, value_name = "TIME")]
+    pub retention: Duration,
+    /// Let ended missions go sooner when the store is larger than so many MiB
+    #[arg(long, env = "AIWG_RS_MAX_STORE_MIB", default_value_t = 4_096, value_name = "MIB")]
+    pub max_store_mib: u64,
+    /// Check the settings and the store, and end
+    #[arg(long)]
+    pub check: bool,
     /// Give an executor so long to answer a dispatch
     #[arg(long, env = "AIWG_RS_FORWARD_TIMEOUT", default_value = "10s", value_parser = duration::parse, value_name = "TIME")]
     pub forward_timeout: Duration,
@@ -54,6 +90,16 @@ impl Arguments {
             Some(folder) => folder.clone(),
             None => default_state_dir(&project, home.as_deref()),
         };
+        let operator_token = match &self.operator_token_file {
+            Some(file) => Some(operator_token::read_or_create(file).map_err(untrusted)?),
+            None if is_open(&self.bind) => {
+                let file = state_dir.join("operator-token");
+                let token = operator_token::read_or_create(&file).map_err(untrusted)?;
+                tracing::info!(file.path = %file.display(), "peers on other hosts need the operator token");
+                Some(token)
+            }
+            None => None,
+        };
         Ok(Config {
             state_dir: Some(state_dir),
             identity_file: Some(path.map_err(refused)?),
@@ -61,9 +107,60 @@ impl Arguments {
             executor_grace: self.executor_grace,
             max_missions_per_executor: self.max_missions_per_executor,
             drain_timeout: self.drain_timeout,
+            hosts: self.hosts.clone(),
+            operator_token,
+            read_only: self.read_only,
+            max_connections: self.max_connections,
+            requests_per_second: self.requests_per_second,
+            retention: self.retention,
+            max_store_bytes: self.max_store_mib.saturating_mul(1 << 20),
             ..Config::default()
         })
     }
+
+    async fn listeners(&self) -> anyhow::Result<Vec<Listener>> {
+        let listener = TcpListener::bind(&self.bind).await.map_err(|error| {
+            let message = format!("listen on {}", self.bind);
+            Ended::new(Code::Failed, message).hint("choose another address with --bind").because(error)
+        })?;
+        let address = listener.local_addr()?;
+        let (scheme, listener) = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let acceptor = tls::acceptor(certificate, key)
+                    .map_err(|error| Ended::new(Code::Settings, "serve TLS").because(error))?;
+                ("https", Listener::Tls(listener, acceptor))
+            }
+            (Some(_) | None, _) => ("http", Listener::Tcp(listener)),
+        };
+        tracing::info!(address = %address, "registry listening on {scheme}://{address}");
+        let mut listeners = vec![listener];
+        if let Some(path) = &self.listen {
+            let socket = unix_socket::listen(path).map_err(|error| {
+                Ended::new(Code::Failed, format!("listen on unix:{}", path.display())).because(error)
+            })?;
+            tracing::info!(file.path = %path.display(), "registry listening on a Unix socket");
+            listeners.push(Listener::Unix(socket, path.clone()));
+        }
+        Ok(listeners)
+    }
+}
+
+fn unix_path(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        Some(_) | None => Err(format!("{text:?} is no Unix socket; write unix:PATH")),
+    }
+}
+
+/// Says whether peers on other hosts could reach this address. A name is resolved only when it is listened on.
+fn is_open(bind: &str) -> bool {
+    let host = bind.rsplit_once(':').map_or(bind, |(host, _)| host).trim_matches(['[', ']']);
+    let address: Option<std::net::IpAddr> = host.parse().ok();
+    !(host == "localhost" || address.is_some_and(|address| address.to_canonical().is_loopback()))
+}
+
+fn untrusted(error: OperatorTokenError) -> Ended {
+    Ended::new(Code::State, "use the operator token").because(error)
 }
 
 /// Returns where state lies when nobody says so.
@@ -90,21 +187,56 @@ fn refused(error: IdentityError) -> Ended {
 /// Whatever stopped it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     let config = arguments.config()?;
+    if arguments.check {
+        return check(&arguments, config).await;
+    }
     let shutdown = Shutdown::new();
     shutdown::listen(&shutdown)?;
-    let listener = TcpListener::bind(&arguments.bind).await.map_err(|error| {
-        let message = format!("listen on {}", arguments.bind);
-        Ended::new(Code::Failed, message).hint("choose another address with --bind").because(error)
-    })?;
-    let address = listener.local_addr()?;
-    tracing::info!(address = %address, "registry listening on http://{address}");
-    match server::run(listener, config, shutdown.clone()).await {
-        Ok(()) => Ok(Code::Done),
-        Err(ServeError::Identity(error)) => Err(refused(error).into()),
-        Err(ServeError::Store(error)) => {
+    let listeners = arguments.listeners().await?;
+    server::run_on(listeners, config, shutdown.clone(), || {}).await.map_err(stopped)?;
+    match shutdown.cause() {
+        Some(Cause::Panic(_) | Cause::Fatal(_)) => Ok(Code::Failed),
+        Some(Cause::Signal | Cause::Finished) | None => Ok(Code::Done),
+    }
+}
+
+fn stopped(error: ServeError) -> anyhow::Error {
+    match error {
+        ServeError::Identity(error) => refused(error).into(),
+        ServeError::Store(error) => {
             let hint = "choose another folder with --state-dir, or end the registry that uses this one";
-            Err(Ended::new(Code::State, "use the registry's store").hint(hint).because(error).into())
+            Ended::new(Code::State, "use the registry's store").hint(hint).because(error).into()
         }
-        Err(error) => Err(error.into()),
+        ServeError::OpenWithoutToken => {
+            let hint = "name a file with --operator-token-file; it is made when it is absent";
+            Ended::new(Code::Settings, error.to_string()).hint(hint).into()
+        }
+        ServeError::Interrupted | ServeError::Client(_) | ServeError::Listener(_) => error.into(),
+    }
+}
+
+/// Opens everything that the registry would stand on, and says what is there.
+async fn check(arguments: &Arguments, config: Config) -> anyhow::Result<Code> {
+    let listeners = arguments.listeners().await?;
+    let found = server::check(config).await.map_err(stopped)?;
+    drop(listeners);
+    output::line(&found)?;
+    Ok(Code::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_closed_to_the_network() {
+        for closed in ["127.0.0.1:7337", "[::1]:7337", "localhost:1", "127.9.9.9:0"] {
+            assert!(!is_open(closed), "{closed}");
+        }
+        for open in ["0.0.0.0:7337", "[::]:7337", "10.0.0.1:7337", "registry.example:7337"] {
+            assert!(is_open(open), "{open}");
+        }
+        assert!(unix_path("unix:/tmp/s").is_ok());
+        assert!(unix_path("/tmp/s").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod atomic;
+pub mod filesystem;
 pub mod fsync;
 pub mod identity;
 pub mod lease;

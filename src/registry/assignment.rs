@@ -24,11 +24,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ended missions that stay in memory when no store keeps them.
-const MAX_ENDED_WITHOUT_STORE: usize = 100_000;
-
 /// Ended missions that stay in memory although the store has them: their status is often asked for right after the end.
-const MAX_ENDED_WITH_STORE: usize = 10_000;
+const MAX_ENDED_IN_MEMORY: usize = 10_000;
 
 /// How long to wait before asking again about a mission whose executor could not be asked. 2 s.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -315,13 +312,11 @@ impl Machine {
         self.round = round;
     }
 
-    /// Lets ended missions beyond the bound leave the memory, the longest ended first. With a store only those whose round has been
-    /// committed go, and it is noted that the store has them.
-    pub fn trim(&mut self, committed_round: Option<u64>) {
-        let keep = if committed_round.is_some() { MAX_ENDED_WITH_STORE } else { MAX_ENDED_WITHOUT_STORE };
-        while self.ended.len() > keep {
+    /// Lets ended missions beyond the bound leave the memory, the longest ended first, once their round has been committed.
+    pub fn trim(&mut self, committed_round: u64) {
+        while self.ended.len() > MAX_ENDED_IN_MEMORY {
             let Some((oldest, ticket, round)) = self.ended.front() else { return };
-            if committed_round.is_some_and(|committed| *round > committed) {
+            if *round > committed_round {
                 return;
             }
             // Dispatched again meanwhile? Then it has another ticket, and stays.
@@ -329,18 +324,16 @@ impl Machine {
             let oldest = oldest.clone();
             self.ended.pop_front();
             if is_current && let Some(held) = self.missions.remove(&oldest) {
-                self.leave_memory(&held.mission, committed_round.is_some());
+                self.leave_memory(&held.mission);
             }
         }
     }
 
-    fn leave_memory(&mut self, mission: &Mission, is_stored: bool) {
+    fn leave_memory(&mut self, mission: &Mission) {
         self.keys.remove(&mission.order.key);
         self.keys.remove(mission.id.as_str());
-        if is_stored {
-            let hashes = [self.hash(mission.id.as_str()), self.hash(&mission.order.key)];
-            self.stored.extend(hashes);
-        }
+        let hashes = [self.hash(mission.id.as_str()), self.hash(&mission.order.key)];
+        self.stored.extend(hashes);
     }
 }
 

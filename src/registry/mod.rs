@@ -9,11 +9,13 @@
 //! One task owns the machine; everyone else sends it messages. What a decision asks to have written is on disk before what it
 //! asks to have said is said: replies, frames and forwards leave in the order of the decisions, after the commit.
 
+pub mod acceptor;
 pub mod assignment;
 pub mod client;
 pub mod dialer;
 pub mod drops;
 pub mod following;
+pub mod gauges;
 pub mod http;
 pub mod hub;
 pub mod idempotency;
@@ -22,8 +24,11 @@ pub mod identity_path;
 pub mod issuer;
 pub mod lines;
 pub mod machine;
+pub mod metrics;
 pub mod operator;
+pub mod operator_token;
 pub mod outlet;
+pub mod query;
 pub mod record;
 pub mod recovery;
 pub mod refusal;
@@ -33,15 +38,19 @@ mod row;
 pub mod schema;
 pub mod server;
 pub mod store;
+pub mod tls;
+pub mod unix_socket;
+mod watchdog;
 pub mod worker;
 
+use crate::domain::secret::Token;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of the registry.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The folder of the store; `None` keeps everything in memory.
+    /// The folder of the store; `None` keeps it in a temporary one that goes away at the end.
     pub state_dir: Option<PathBuf>,
     /// The file of executor tokens that other programs share; `None` keeps them in memory.
     pub identity_file: Option<PathBuf>,
@@ -54,6 +63,22 @@ pub struct Config {
     pub dial_after: Duration,
     /// Most missions that one executor holds at a time; `None` leaves it to the executor.
     pub max_missions_per_executor: Option<u32>,
+    /// Names beside `localhost` under which it is reached.
+    pub hosts: Vec<String>,
+    /// What peers on other hosts have to send. Without it the registry listens to this host only.
+    pub operator_token: Option<Token>,
+    /// Nothing can be changed over HTTP.
+    pub read_only: bool,
+    /// Most connections at a time: 16,384, three times the executors that one registry is built for.
+    pub max_connections: usize,
+    /// Most connections from one address on another host. 1,024.
+    pub max_connections_per_peer: usize,
+    /// Most requests a second from one address on another host, after a burst of twice that; 0 is no limit. 200.
+    pub requests_per_second: u32,
+    /// How long ended missions are kept. 30 days.
+    pub retention: Duration,
+    /// Beyond this size of the store, ended missions go sooner, oldest first. 4 GiB.
+    pub max_store_bytes: u64,
     /// How long open requests may take once the shutdown has started. 5 s.
     pub drain_timeout: Duration,
 }
@@ -67,6 +92,14 @@ impl Default for Config {
             executor_grace: Duration::from_secs(30),
             dial_after: Duration::from_secs(2),
             max_missions_per_executor: None,
+            hosts: Vec::new(),
+            operator_token: None,
+            read_only: false,
+            max_connections: 16_384,
+            max_connections_per_peer: 1_024,
+            requests_per_second: 200,
+            retention: Duration::from_secs(30 * 24 * 60 * 60),
+            max_store_bytes: 4 << 30,
             drain_timeout: Duration::from_secs(5),
         }
     }

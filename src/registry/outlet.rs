@@ -1,7 +1,7 @@
 //! Service: what leaves the registry, in the order of the decisions and never before what belongs to it is on disk.
 //!
-//! A round is what the worker decided at one go: writes, and what to release after them. Without a store it is released at once. With a store
-//! it goes to the writer's thread, which commits whatever rounds have gathered in one transaction, synced once, and then
+//! A round is what the worker decided at one go: writes, and what to release after them. It
+//! goes to the writer's thread, which commits whatever rounds have gathered in one transaction, synced once, and then
 //! releases them in order. While that sync runs the next rounds gather, so the more there is to do, the less it costs each.
 //! A round without writes, when nothing is being committed, needs no thread at all.
 
@@ -10,14 +10,16 @@ use crate::registry::client::ExecutorClient;
 use crate::registry::dialer::Dialer;
 use crate::registry::hub::Hub;
 use crate::registry::identity::Identities;
+use crate::registry::metrics::Metrics;
 use crate::registry::record::{Forward, StoredEvent, Write};
 use crate::registry::store::{Folder, Reader, Store, StoreError};
 use crate::registry::worker::{Message, Registry};
+use crate::runtime::clock;
 use crate::runtime::shutdown::{Cause, Shutdown};
 use crate::runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +31,10 @@ pub(super) const LINE_QUEUE: usize = 256;
 
 /// How often the write-ahead log is folded back while there is something new in it.
 const FOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// How often ended missions are looked through for those that have been kept long enough, and how many go in one commit.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_ROWS: u32 = 500;
 
 /// What a line is told to do.
 #[derive(Debug, Clone)]
@@ -78,6 +84,7 @@ pub(super) enum Release {
 #[derive(Default)]
 pub(super) struct Round {
     pub(super) number: u64,
+    pub(super) decided_at: Option<Instant>,
     pub(super) writes: Vec<Write>,
     pub(super) releases: Vec<Release>,
 }
@@ -89,10 +96,21 @@ pub(super) struct Releaser {
     pub(super) client: Arc<ExecutorClient>,
     pub(super) identities: Arc<Identities>,
     pub(super) dialer: Dialer,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,
 }
 
 impl Releaser {
+    fn release_all(&self, round: Round) {
+        let publishes = round.releases.iter().any(|release| matches!(release, Release::Publish(_)));
+        if let Some(decided_at) = round.decided_at.filter(|_| publishes) {
+            self.metrics.event_lag.observe(decided_at.elapsed());
+        }
+        for release in round.releases {
+            self.release(release);
+        }
+    }
+
     fn release(&self, release: Release) {
         match release {
             Release::Reply(reply) => reply(),
@@ -104,9 +122,12 @@ impl Releaser {
             }
             Release::Forward(forward) => {
                 let (client, registry) = (Arc::clone(&self.client), self.registry.clone());
-                let token = self.identities.token(&forward.executor_id);
+                let (token, metrics) =
+                    (self.identities.token(&forward.executor_id), Arc::clone(&self.metrics));
                 self.tasks.spawn("forward", async move {
+                    let started = Instant::now();
                     let outcome = client.forward(&forward, token.as_ref()).await;
+                    metrics.forward.observe(started.elapsed());
                     registry.tell(Message::Forwarded { forward, outcome }).await;
                 });
             }
@@ -119,10 +140,6 @@ impl Releaser {
 /// Where rounds go.
 pub(super) struct Outlet {
     releaser: Arc<Releaser>,
-    durable: Option<Durable>,
-}
-
-struct Durable {
     queue: mpsc::Sender<Round>,
     reader: Arc<Reader>,
     committed: Arc<AtomicU64>,
@@ -131,19 +148,15 @@ struct Durable {
 }
 
 impl Outlet {
-    /// Releases at once; nothing survives the process.
-    pub(super) fn direct(releaser: Releaser) -> Self {
-        Self { releaser: Arc::new(releaser), durable: None }
-    }
-
-    /// Commits before it releases.
+    /// Starts the writer of a store.
     ///
     /// # Errors
     /// [`StoreError`] when the connection for folding cannot be opened.
-    pub(super) fn durable(
+    pub(super) fn start(
         releaser: Releaser,
         store: Store,
         reader: Arc<Reader>,
+        retention: Retention,
         shutdown: &Shutdown,
     ) -> Result<Self, StoreError> {
         let releaser = Arc::new(releaser);
@@ -160,6 +173,8 @@ impl Outlet {
             releaser: Arc::clone(&releaser),
             committed: Arc::clone(&committed),
             dirty,
+            retention,
+            swept_at: None,
             shutdown: shutdown.clone(),
         };
         let shutdown = shutdown.clone();
@@ -170,65 +185,48 @@ impl Outlet {
             }
             drop(done);
         });
-        let durable = Durable { queue, reader, committed, sent: 0, ended };
-        Ok(Self { releaser, durable: Some(durable) })
+        Ok(Self { releaser, queue, reader, committed, sent: 0, ended })
     }
 
     /// Takes a round.
     pub(super) async fn take(&mut self, round: Round) {
-        match &mut self.durable {
-            None => self.release_all(round),
-            Some(durable) => {
-                let is_idle = durable.committed.load(Ordering::Acquire) == durable.sent;
-                if round.writes.is_empty() && is_idle {
-                    self.release_all(round);
-                } else {
-                    durable.sent = round.number;
-                    // A writer that has gone has started the shutdown; replies that are dropped say so.
-                    durable.queue.send(round).await.ok();
-                }
-            }
+        let is_idle = self.committed.load(Ordering::Acquire) == self.sent;
+        if round.writes.is_empty() && is_idle {
+            self.releaser.release_all(round);
+        } else if !(round.writes.is_empty() && round.releases.is_empty()) {
+            self.sent = round.number;
+            // A writer that has gone has started the shutdown; replies that are dropped say so.
+            self.queue.send(round).await.ok();
         }
     }
 
-    fn release_all(&self, round: Round) {
-        for release in round.releases {
-            self.releaser.release(release);
-        }
-    }
-
-    /// Returns the last round that is on disk; `None` without a store.
-    pub(super) fn committed_round(&self) -> Option<u64> {
-        self.durable.as_ref().map(|durable| durable.committed.load(Ordering::Acquire))
+    /// Returns the last round that is on disk.
+    pub(super) fn committed_round(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
     }
 
     /// Returns what asks the store about missions that have left the memory.
     pub(super) fn recaller(&self) -> Recaller {
-        Recaller {
-            releaser: Arc::clone(&self.releaser),
-            reader: self.durable.as_ref().map(|durable| Arc::clone(&durable.reader)),
-        }
+        Recaller { releaser: Arc::clone(&self.releaser), reader: Arc::clone(&self.reader) }
     }
 
     /// Waits until everything taken has been committed and released.
     pub(super) async fn close(self) {
-        if let Some(durable) = self.durable {
-            drop(durable.queue);
-            durable.ended.await.ok();
-        }
+        drop(self.queue);
+        self.ended.await.ok();
     }
 }
 
 /// Asks the store.
 pub(super) struct Recaller {
     releaser: Arc<Releaser>,
-    reader: Option<Arc<Reader>>,
+    reader: Arc<Reader>,
 }
 
 impl Recaller {
     /// Looks ids and keys up and sends `then` to the worker together with what was found.
     pub(super) fn recall(self, asked: Vec<String>, then: Message) {
-        let Some(reader) = self.reader else { return };
+        let reader = self.reader;
         let registry = self.releaser.registry.clone();
         self.releaser.tasks.spawn("recall", async move {
             let looking = tokio::task::spawn_blocking(move || {
@@ -254,6 +252,8 @@ struct Writer {
     releaser: Arc<Releaser>,
     committed: Arc<AtomicU64>,
     dirty: Arc<Notify>,
+    retention: Retention,
+    swept_at: Option<Instant>,
     shutdown: Shutdown,
 }
 
@@ -263,21 +263,65 @@ impl Writer {
         while self.rounds.blocking_recv_many(&mut gathered, QUEUE) > 0 {
             if gathered.iter().any(|round| !round.writes.is_empty()) {
                 let writes = gathered.iter().flat_map(|round| &round.writes);
+                let started = Instant::now();
                 if let Err(error) = self.store.commit(writes) {
                     tracing::error!(error = %chain(&error), "cannot write to the store; ending, because memory and disk differ");
                     self.shutdown.start(Cause::Fatal("store"));
                     return;
                 }
+                self.releaser.metrics.commit.observe(started.elapsed());
                 self.dirty.notify_one();
             }
             for round in gathered.drain(..) {
                 // Before the replies: whoever acts on one must find the round committed.
                 self.committed.store(round.number, Ordering::Release);
-                for release in round.releases {
-                    self.releaser.release(release);
-                }
+                self.releaser.release_all(round);
             }
+            self.sweep();
         }
+    }
+
+    /// Forgets what has been kept long enough, a little at a time so that no commit waits for long.
+    fn sweep(&mut self) {
+        if self.swept_at.is_some_and(|at| at.elapsed() < SWEEP_EVERY) {
+            return;
+        }
+        let swept =
+            self.retention.cutoff(&self.store).and_then(|cutoff| self.store.sweep(cutoff, SWEEP_ROWS));
+        let is_done = match swept {
+            Ok(gone) => {
+                if !gone.is_empty() {
+                    tracing::info!(count = gone.len(), "ended missions forgotten: kept long enough");
+                }
+                u32::try_from(gone.len()).is_ok_and(|count| count < SWEEP_ROWS)
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot sweep the store");
+                true
+            }
+        };
+        // Not done: the next commit goes on.
+        self.swept_at = is_done.then(Instant::now);
+    }
+}
+
+/// How long ended missions are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retention {
+    pub(super) age: Duration,
+    pub(super) max_bytes: u64,
+}
+
+impl Retention {
+    /// Returns the time before which an ended mission goes.
+    fn cutoff(self, store: &Store) -> Result<i64, StoreError> {
+        let now = clock::wall();
+        let by_age = now.as_millis().saturating_sub(i64::try_from(self.age.as_millis()).unwrap_or(i64::MAX));
+        if store.size_bytes()? <= self.max_bytes {
+            return Ok(by_age);
+        }
+        // Everything that has ended may go, oldest first and a few at a time, until the size fits.
+        Ok(now.as_millis())
     }
 }
 

@@ -145,6 +145,8 @@ pub enum Write {
     Key(String, KeyEntry),
     /// The mission never reached anyone: its key may be used again.
     ForgetKey(String),
+    /// Write anything at all, to see that it can be done.
+    Probe,
     /// Keep this event.
     Event(Arc<StoredEvent>),
 }

@@ -7,6 +7,7 @@ use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Now;
 use crate::registry::Config;
+use crate::registry::gauges::Gauges;
 use crate::registry::idempotency::{KeyAnswer, KeyEntry};
 use crate::registry::machine::{Held, Machine, Timer};
 use crate::registry::record::{ExecutorRecord, Mission, StoredEvent};
@@ -93,6 +94,25 @@ impl Machine {
         let (id, ticket): (MissionId, _) = (mission.id.clone(), self.next_ticket());
         self.missions.insert(id.clone(), Held { mission, recent: recent(&events), ticket: Some(ticket) });
         self.ended.push_back((id, ticket, self.round));
+    }
+
+    /// Returns figures about what is there now.
+    pub fn gauges(&self) -> Gauges {
+        let mut counts = [0_u64; MissionState::ALL.len()];
+        for id in self.live.values().flatten() {
+            let state = self.missions.get(id).map(|held| held.mission.state);
+            let place = state.and_then(|state| MissionState::ALL.iter().position(|known| *known == state));
+            if let Some(count) = place.and_then(|place| counts.get_mut(place)) {
+                *count += 1;
+            }
+        }
+        let live = MissionState::ALL.into_iter().zip(counts).filter(|(state, _)| !state.is_terminal());
+        Gauges {
+            missions: live.map(|(state, count)| (state.as_wire(), count)).collect(),
+            executors: u64::try_from(self.executors.len()).unwrap_or(u64::MAX),
+            connected: u64::try_from(self.routing.connected()).unwrap_or(u64::MAX),
+            ..Gauges::default()
+        }
     }
 
     /// The key in a mission's row, unless the mission never reached anyone.

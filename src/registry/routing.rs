@@ -153,6 +153,11 @@ impl Routing {
         }
     }
 
+    /// Returns how many are connected.
+    pub fn connected(&self) -> usize {
+        self.connected
+    }
+
     /// Takes an executor out.
     pub fn remove(&mut self, id: &ExecutorId) {
         let Some(candidate) = self.candidates.remove(id) else { return };

@@ -1,28 +1,31 @@
 //! Service: the registry, from a listener to an orderly end.
 
+use crate::disk::filesystem;
 use crate::net::http::{self as outgoing, Http};
 use crate::registry::Config;
+use crate::registry::acceptor::{Limits, Listener, Seats, accept};
 use crate::registry::client::ExecutorClient;
 use crate::registry::dialer::Dialer;
 use crate::registry::drops::Drops;
+use crate::registry::http::rates::Rates;
 use crate::registry::http::router::router;
-use crate::registry::http::state::{App, Peer};
+use crate::registry::http::state::App;
 use crate::registry::hub::Hub;
 use crate::registry::identity::{Identities, IdentityError};
 use crate::registry::issuer::Issuer;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::machine::Machine;
-use crate::registry::outlet::{Outlet, Releaser};
+use crate::registry::metrics::Metrics;
+use crate::registry::outlet::{Outlet, Releaser, Retention};
 use crate::registry::recovery::Snapshot;
 use crate::registry::store::{Reader, Store, StoreError};
+use crate::registry::watchdog;
 use crate::registry::worker::{Registry, Worker};
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
-use axum::serve::ListenerExt as _;
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -41,61 +44,92 @@ pub enum ServeError {
     /// The client for executors.
     #[error("make the HTTP client for executors")]
     Client(#[source] reqwest::Error),
+    /// Reachable from other hosts, and nothing to tell friends from strangers by.
+    #[error("listen to the network without an operator token")]
+    OpenWithoutToken,
     /// The listener.
     #[error("serve connections")]
     Listener(#[source] std::io::Error),
 }
 
-fn without_delay(stream: &mut tokio::net::TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::trace!(%error, "cannot turn Nagle's delay off");
-    }
-}
-
 /// Runs the registry on `listener` until `shutdown` starts, then drains.
 ///
 /// # Errors
-/// [`ServeError`] when it cannot start, or the listener breaks.
+/// [`ServeError`] when it cannot start.
 pub async fn run(listener: TcpListener, config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
+    run_on(vec![Listener::Tcp(listener)], config, shutdown, || {}).await
+}
+
+/// Runs the registry on several listeners and calls `ready` when it answers on all of them.
+///
+/// # Errors
+/// [`ServeError`] when it cannot start.
+pub async fn run_on(
+    listeners: Vec<Listener>,
+    config: Config,
+    shutdown: Shutdown,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let is_open = listeners.iter().map(Listener::is_open_to_the_network).collect::<Result<Vec<_>, _>>();
+    let is_open = is_open.map_err(ServeError::Listener)?.contains(&true);
+    if is_open && config.operator_token.is_none() {
+        return Err(ServeError::OpenWithoutToken);
+    }
     let tasks = Tasks::new(shutdown.clone());
     let drain_timeout = config.drain_timeout;
-    let app = assemble(config, &shutdown, &tasks).await?;
-    let service = router(app)
-        .layer(axum::middleware::map_request(async |mut request: axum::extract::Request| {
-            let peer =
-                request.extensions().get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| Peer(info.0));
-            if let Some(peer) = peer {
-                request.extensions_mut().insert(peer);
-            }
-            request
-        }))
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(without_delay);
-    let ending = shutdown.clone();
-    let serving =
-        axum::serve(listener, service).with_graceful_shutdown(async move { ending.started().await });
-    let overdue = async {
-        shutdown.started().await;
-        tokio::time::sleep(drain_timeout).await;
-    };
-    tokio::select! {
-        served = serving.into_future() => served.map_err(ServeError::Listener)?,
-        () = overdue => tracing::warn!("open requests did not end in time"),
+    let limits = Limits { connections: config.max_connections, per_peer: config.max_connections_per_peer };
+    let app = assemble(config, is_open, &shutdown, &tasks).await?;
+    let seats = Arc::new(Seats::default());
+    for listener in listeners {
+        let accepting = accept(
+            listener,
+            router(Arc::clone(&app)),
+            limits,
+            Arc::clone(&seats),
+            tasks.clone(),
+            shutdown.clone(),
+        );
+        tasks.spawn("acceptor", accepting);
     }
+    tasks.spawn("watchdog", watchdog::run(app.registry.clone(), shutdown.clone()));
+    drop(app);
+    ready();
+    shutdown.started().await;
     if !tasks.join(drain_timeout).await {
-        tracing::warn!(count = tasks.len(), "tasks did not end in time");
+        tracing::warn!(count = tasks.len(), "requests or lines did not end in time");
     }
     Ok(())
 }
 
+/// Opens the token file and the store, and says in one line what is there.
+///
+/// # Errors
+/// [`ServeError`] says what could not be used.
+pub async fn check(config: Config) -> Result<String, ServeError> {
+    Identities::open(config.identity_file.clone())?;
+    let (store, snapshot) = open(config.state_dir).await?;
+    Ok(format!(
+        "settings and store are in order: {} executors, {} live missions, {} ended ones in {}",
+        snapshot.executors.len(),
+        snapshot.live.len(),
+        snapshot.ended.len(),
+        store.path().display()
+    ))
+}
+
 /// Opens what the registry stands on and starts its tasks.
-async fn assemble(config: Config, shutdown: &Shutdown, tasks: &Tasks) -> Result<Arc<App>, ServeError> {
+async fn assemble(
+    config: Config,
+    is_open: bool,
+    shutdown: &Shutdown,
+    tasks: &Tasks,
+) -> Result<Arc<App>, ServeError> {
     let identities = Arc::new(Identities::open(config.identity_file.clone())?);
     let timeouts =
         outgoing::Config { request_timeout: config.forward_timeout, ..outgoing::Config::default() };
     let http = Http::new(timeouts).map_err(ServeError::Client)?;
     let (hub, drops) = (Arc::new(Hub::default()), Arc::new(Drops::default()));
-    let connections = Arc::new(ConnectionIds::default());
+    let (connections, metrics) = (Arc::new(ConnectionIds::default()), Arc::new(Metrics::default()));
     let (registry, inbox) = Registry::channel();
     let releaser = Releaser {
         registry: registry.clone(),
@@ -108,18 +142,14 @@ async fn assemble(config: Config, shutdown: &Shutdown, tasks: &Tasks) -> Result<
             Arc::clone(&drops),
             shutdown.clone(),
         ),
+        metrics: Arc::clone(&metrics),
         tasks: tasks.clone(),
     };
-    let (machine, outlet, reader) = match &config.state_dir {
-        None => (Machine::new(config.clone()), Outlet::direct(releaser), None),
-        Some(folder) => {
-            let (store, snapshot) = open(folder).await?;
-            let reader = Arc::new(Reader::new(store.path()));
-            let machine = Machine::restore(config.clone(), snapshot, clock::now());
-            let outlet = Outlet::durable(releaser, store, Arc::clone(&reader), shutdown)?;
-            (machine, outlet, Some(reader))
-        }
-    };
+    let (store, snapshot) = open(config.state_dir.clone()).await?;
+    let reader = Arc::new(Reader::new(store.path()));
+    let machine = Machine::restore(config.clone(), snapshot, clock::now());
+    let retention = Retention { age: config.retention, max_bytes: config.max_store_bytes };
+    let outlet = Outlet::start(releaser, store, Arc::clone(&reader), retention, shutdown)?;
     let worker = Worker {
         machine,
         inbox,
@@ -137,18 +167,30 @@ async fn assemble(config: Config, shutdown: &Shutdown, tasks: &Tasks) -> Result<
         issuer: Issuer::start(Arc::clone(&identities), tasks),
         identities,
         reader,
+        hub,
         connections,
         drops,
+        metrics,
+        rates: Rates::new(config.requests_per_second),
+        is_open,
         config,
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     }))
 }
 
-async fn open(state_dir: &Path) -> Result<(Store, Snapshot), ServeError> {
-    let folder = state_dir.join("registry");
+async fn open(state_dir: Option<PathBuf>) -> Result<(Store, Snapshot), ServeError> {
     let opening = tokio::task::spawn_blocking(move || {
-        let store = Store::open(&folder)?;
+        let store = match state_dir {
+            Some(folder) => Store::open(&folder.join("registry"))?,
+            None => Store::temporary()?,
+        };
+        if let Some(kind) = filesystem::remote_kind(store.path()) {
+            tracing::warn!(
+                file.path = %store.path().display(),
+                "the store lies on {kind}, where the database cannot keep its promises; choose a local folder with --state-dir"
+            );
+        }
         let snapshot = store.load()?;
         Ok::<_, StoreError>((store, snapshot))
     });

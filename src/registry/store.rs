@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Reading connections that are kept open.
 const READERS_KEPT: usize = 4;
@@ -78,9 +79,23 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     _lock: FileLock,
+    _temporary: Option<TempDir>,
 }
 
 impl Store {
+    /// Makes a store that goes away with the value, and that no power cut can be survived with.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn temporary() -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Io { path: std::env::temp_dir(), source };
+        let folder = tempfile::Builder::new().prefix("aiwg-rs-registry-").tempdir().map_err(failed)?;
+        let store = Self::open(folder.path())?;
+        let relaxed = store.connection.pragma_update(None, "synchronous", "OFF");
+        relaxed.map_err(|source| store.failed("configure", source))?;
+        Ok(Self { _temporary: Some(folder), ..store })
+    }
+
     /// Opens the store in `folder`, making or upgrading it.
     ///
     /// # Errors
@@ -111,7 +126,7 @@ impl Store {
         }
         configure(&connection).map_err(database("configure"))?;
         migrate(&mut connection, found).map_err(database("upgrade"))?;
-        Ok(Self { connection, path, _lock: lock })
+        Ok(Self { connection, path, _lock: lock, _temporary: None })
     }
 
     /// Returns the file.
@@ -186,6 +201,7 @@ impl Store {
                 Write::ForgetKey(key) => {
                     transaction.prepare_cached("DELETE FROM keys WHERE key = ?1")?.execute([key])?;
                 }
+                Write::Probe => transaction.pragma_update(None, "application_id", APPLICATION_ID)?,
                 Write::Event(event) => row::put_event(&transaction, event)?,
             }
         }

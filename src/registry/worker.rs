@@ -15,10 +15,13 @@ use crate::protocol::route::OperatorCommand;
 use crate::registry::assignment::{DispatchCall, Dispatched};
 use crate::registry::drops::Drops;
 use crate::registry::following::Verdict;
+use crate::registry::gauges::Gauges;
 use crate::registry::hub::{Hub, Subscription};
 use crate::registry::machine::{Attached, Machine, Opened};
 use crate::registry::outlet::{LateReply, LineHandle, Outgoing, Outlet, Release, Round};
-use crate::registry::record::{Action, ConnectionId, Effects, Forward, ForwardOutcome, Ticket, TokenHash};
+use crate::registry::record::{
+    Action, ConnectionId, Effects, Forward, ForwardOutcome, Ticket, TokenHash, Write,
+};
 use crate::registry::recovery::Recalled;
 use crate::registry::refusal::Refusal;
 use crate::registry::routing::Explanation;
@@ -31,6 +34,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Messages that may wait for the worker. Full: senders wait, so a flood slows its own sockets and nothing else.
 const INBOX: usize = 8192;
+
+/// How long a probe may take. 5 s: a disk that needs longer for a commit is of no use.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most messages that are decided before their effects go out together.
 const BATCH: usize = 512;
@@ -96,6 +102,12 @@ pub(super) enum Message {
         id: ExecutorId,
         reply: Reply<(Vec<Arc<str>>, Subscription)>,
     },
+    Probe {
+        reply: Reply<()>,
+    },
+    Gauges {
+        reply: Reply<Gauges>,
+    },
     Recalled {
         asked: Vec<(String, Option<Recalled>)>,
         then: Box<Message>,
@@ -139,6 +151,34 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Returns every executor.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the registry is ending.
+    pub async fn executors(&self) -> Result<Vec<ExecutorStatus>, Refusal> {
+        self.ask(|reply| Message::Executors { reply }).await
+    }
+
+    /// Waits until everything decided so far is on disk.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the registry is ending, or the disk does not answer.
+    pub async fn probe(&self) -> Result<(), Refusal> {
+        let asking = self.ask(|reply| Message::Probe { reply });
+        match tokio::time::timeout(PROBE_TIMEOUT, asking).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Refusal::Unavailable { why: "the store does not answer".to_owned() }),
+        }
+    }
+
+    /// Returns figures about what is there now.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the registry is ending.
+    pub async fn gauges(&self) -> Result<Gauges, Refusal> {
+        self.ask(|reply| Message::Gauges { reply }).await
+    }
+
     /// Makes a handle and the other end of it, for [`Worker::run`].
     pub(super) fn channel() -> (Self, mpsc::Receiver<Message>) {
         let (inbox, receiver) = mpsc::channel(INBOX);
@@ -199,7 +239,7 @@ impl Worker {
             round += 1;
             self.machine.begin_round(round);
             let now = clock::now();
-            let mut made = Round { number: round, ..Round::default() };
+            let mut made = Round { number: round, decided_at: Some(now.instant), ..Round::default() };
             for message in batch.drain(..) {
                 let mut fx = Effects::default();
                 let reply = self.decide(message, now, &mut fx);
@@ -306,6 +346,11 @@ impl Worker {
                 let hub = Arc::clone(&self.hub);
                 Box::new(move || drop(reply.send((replay, hub.subscribe(Some(&id))))))
             }
+            Message::Probe { reply } => {
+                fx.writes.push(Write::Probe);
+                answer(reply, ())
+            }
+            Message::Gauges { reply } => answer(reply, self.machine.gauges()),
             Message::Recalled { asked, then } => {
                 for (asked, recalled) in asked {
                     self.machine.recall(&asked, recalled);

@@ -220,34 +220,6 @@ pub fn roots(root: &Path) -> Roots {
     Roots { root: one(root), sessions: one(&root.join(SESSIONS)), inbox: one(&root.join(INBOX)) }
 }
 
-/// Returns the name of the file system `path` is on when it is one that does not tell about changes made elsewhere.
-#[cfg(target_os = "linux")]
-pub fn untold_file_system(path: &Path) -> Option<&'static str> {
-    let magic = rustix::fs::statfs(path).ok()?.f_type & 0xffff_ffff;
-    Some(match magic {
-        0x6969 => "NFS",
-        0x517b => "SMB",
-        0xff53_4d42 => "CIFS",
-        0xfe53_4d42 => "SMB2",
-        0x0102_1997 => "9p",
-        0x6573_5546 => "FUSE",
-        0x5346_414f => "AFS",
-        0x00c3_6400 => "Ceph",
-        0x0bd0_0bd0 => "Lustre",
-        0x4750_4653 => "GPFS",
-        0x1983_0326 => "BeeGFS",
-        0x786f_4256 => "a VirtualBox shared folder",
-        0xbacb_acbc => "a VMware shared folder",
-        _ => return None,
-    })
-}
-
-/// Returns the name of the file system `path` is on when it is one that does not tell about changes made elsewhere.
-#[cfg(not(target_os = "linux"))]
-pub fn untold_file_system(_path: &Path) -> Option<&'static str> {
-    None
-}
-
 /// `path` is seen from `base`, which is `shown` to people.
 fn look(root: &Path, base: BorrowedFd<'_>, path: &str, shown: &Path) -> (FileLook, Option<Odd>) {
     let link = match rustix::fs::statat(base, path, AtFlags::SYMLINK_NOFOLLOW) {

@@ -4,6 +4,7 @@
 //! then everything is swept and told, then each session is watched while others work already, and a last sweep tells what
 //! changed before its watch was there.
 
+use crate::disk::filesystem;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::SessionId;
 use crate::runtime::clock;
@@ -394,7 +395,7 @@ impl Worker {
         let untold = match self.config.mode {
             WatchMode::Poll => Some("--watch-mode poll asks for it".to_owned()),
             WatchMode::Native => None,
-            WatchMode::Auto => sweep::untold_file_system(&self.root).map(|name| {
+            WatchMode::Auto => filesystem::remote_kind(&self.root).map(|name| {
                 format!("the folder is on {name}, which does not tell about changes made by other machines")
             }),
         };

@@ -8,6 +8,7 @@ use crate::protocol::executor_v1::{
 use crate::protocol::problem::Problem;
 use crate::registry::http::body::JsonBody;
 use crate::registry::http::error;
+use crate::registry::http::guard::is_operator_token;
 use crate::registry::http::state::{App, Peer};
 use crate::registry::identity::{self, TokenRequest};
 use crate::registry::refusal::Refusal;
@@ -54,12 +55,12 @@ pub async fn register(
     let token_hash = identity::hash(issued.token.reveal());
     let registering = |reply| Message::Register { request: Box::new(request), token_hash, is_remote, reply };
     let registered_at = app.registry.ask(registering).await.map_err(IntoResponse::into_response)?;
-    tracing::info!(executor.id = %executor_id, peer = %peer.0, "executor registered");
+    tracing::info!(executor.id = %executor_id, peer = %peer, "executor registered");
     let token = issued.token.reveal().to_owned();
     let answer = RegisterResponse { executor_id: executor_id.clone(), token, registered_at };
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
     if issued.rotated {
-        tracing::warn!(executor.id = %executor_id, peer = %peer.0, "token rotated: first registration from another host");
+        tracing::warn!(executor.id = %executor_id, peer = %peer, "token rotated: first registration from another host");
         let text = "Token rotated: this executor registered from another host for the first time";
         response.headers_mut().insert(WARNING, HeaderValue::from_static(text));
     }
@@ -67,8 +68,12 @@ pub async fn register(
 }
 
 /// `GET /api/v1/executors`.
-pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<ExecutorList>, Refusal> {
-    check_any_token(&app, &headers)?;
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Json<ExecutorList>, Refusal> {
+    check_any_token(&app, peer, &headers)?;
     let executors = app.registry.ask(|reply| Message::Executors { reply }).await?;
     Ok(Json(ExecutorList { executors }))
 }
@@ -76,10 +81,11 @@ pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Jso
 /// `GET /api/v1/executors/{id}`.
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<ExecutorStatus>, Refusal> {
-    check_any_token(&app, &headers)?;
+    check_any_token(&app, peer, &headers)?;
     let id = known_form(&id)?;
     let status = app.registry.ask(|reply| Message::Executor { id: id.clone(), reply }).await?;
     status.map(|status| Json(*status)).ok_or_else(|| Refusal::ExecutorNotFound { id: id.to_string() })
@@ -95,7 +101,7 @@ pub async fn delete(
     let token = bearer(&headers).ok_or(Refusal::TokenMissing)?;
     let identity = app.registry.ask(|reply| Message::Identify { id: id.clone(), reply }).await?;
     let identity = identity.ok_or_else(|| Refusal::ExecutorNotFound { id: id.to_string() })?;
-    if !is_token(&token, &identity.token_hash) {
+    if !is_token(&token, &identity.token_hash) && !is_operator_token(&app, &token) {
         return Err(Refusal::TokenInvalid);
     }
     let reason = "graceful_shutdown";
@@ -122,10 +128,11 @@ pub fn is_token(token: &Token, hash: &[u8; 32]) -> bool {
 }
 
 /// A token need not be sent, but one that is sent must be some executor's.
-fn check_any_token(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_any_token(app: &App, peer: Peer, headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get(AUTHORIZATION).map(|_| bearer(headers)) {
-        None => Ok(()),
-        Some(Some(token)) if app.identities.is_known(&token) => Ok(()),
+        None if peer.is_local() => Ok(()),
+        None => Err(Refusal::TokenMissing),
+        Some(Some(token)) if app.identities.is_known(&token) || is_operator_token(app, &token) => Ok(()),
         Some(_) => Err(Refusal::TokenInvalid),
     }
 }

@@ -4,7 +4,6 @@ use crate::protocol::executor_v1::{CommandResponse, HitlResponse, MissionStatus}
 use crate::protocol::route::OperatorCommand;
 use crate::registry::http::body::JsonBody;
 use crate::registry::http::state::App;
-use crate::registry::outlet::chain;
 use crate::registry::recovery::Recalled;
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::Message;
@@ -32,17 +31,9 @@ pub async fn get(
 
 /// Looks for an ended mission that has left the memory.
 async fn recall(app: &App, id: &str) -> Result<Option<Recalled>, Refusal> {
-    let Some(reader) = app.reader.clone() else { return Ok(None) };
     let asked = id.to_owned();
-    let unreadable = || Refusal::Unavailable { why: "the store cannot be read".to_owned() };
-    match tokio::task::spawn_blocking(move || reader.recall(&asked)).await {
-        Ok(Ok(recalled)) => Ok(recalled.filter(|found| found.mission.id.as_str() == id)),
-        Ok(Err(error)) => {
-            tracing::error!(error = %chain(&error), "cannot look a mission up");
-            Err(unreadable())
-        }
-        Err(_panicked) => Err(unreadable()),
-    }
+    let recalled = app.query(move |reader| reader.recall(&asked)).await?;
+    Ok(recalled.filter(|found| found.mission.id.as_str() == id))
 }
 
 /// An order or an answer for a mission that has left the memory: it has ended.

@@ -2,9 +2,13 @@
 
 pub mod body;
 pub mod error;
+pub mod events;
 pub mod executors;
+pub mod guard;
 pub mod health;
+pub mod lists;
 pub mod missions;
+pub mod rates;
 pub mod router;
 pub mod sessions;
 pub mod state;

@@ -17,6 +17,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// `POST /api/v1/sessions/{id}/dispatch`.
 pub async fn dispatch(
@@ -25,16 +26,32 @@ pub async fn dispatch(
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<DispatchResponse>), Refusal> {
+    let started = Instant::now();
+    let answered = decide(&app, session, &headers, &body).await;
+    let (status, replayed) = match &answered {
+        Ok(response) => (202, response.idempotent_replayed),
+        Err(refusal) => (refusal.status(), false),
+    };
+    app.metrics.dispatched(status, replayed);
+    app.metrics.dispatch.observe(started.elapsed());
+    Ok((StatusCode::ACCEPTED, Json(answered?)))
+}
+
+async fn decide(
+    app: &App,
+    session: String,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<DispatchResponse, Refusal> {
     if session.is_empty() || session.len() > MAX_ID_BYTES || session.chars().any(char::is_control) {
         let problem = "in the path: use 1 to 256 bytes without control characters";
         return Err(FieldError::new("session", problem).into());
     }
-    let request = DispatchRequest::parse(&body)?;
-    let key = idempotency_key(&headers)?.unwrap_or_else(|| request.mission_id.to_string());
-    let fingerprint = Fingerprint::of(&body);
+    let request = DispatchRequest::parse(body)?;
+    let key = idempotency_key(headers)?.unwrap_or_else(|| request.mission_id.to_string());
+    let fingerprint = Fingerprint::of(body);
     let call = Box::new(DispatchCall { session, key, fingerprint, request });
-    let response = app.registry.ask(|reply| Message::Dispatch { call, reply }).await??;
-    Ok((StatusCode::ACCEPTED, Json(response)))
+    app.registry.ask(|reply| Message::Dispatch { call, reply }).await?
 }
 
 /// `POST /api/v1/sessions/{id}/explain`: who would get this mission, and why not the others. Dispatches nothing.

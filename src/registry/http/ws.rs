@@ -11,6 +11,7 @@ use crate::protocol::problem::Problem;
 use crate::registry::dialer::parse;
 use crate::registry::http::error;
 use crate::registry::http::executors::{bearer, is_token, known_form};
+use crate::registry::http::guard::is_operator_token;
 use crate::registry::http::state::{App, Peer};
 use crate::registry::hub::{Batch, Subscription};
 use crate::registry::machine::{Attached, Opened};
@@ -73,12 +74,14 @@ pub async fn upgrade(
         (Some(token), Some(hash)) => is_token(token, &hash),
         (Some(_) | None, _) => false,
     };
-    let observes = access.role.as_deref() == Some("observer");
+    let observes = access.role.as_deref() == Some("observer") || app.config.read_only;
+    let is_operator = token.as_ref().is_some_and(|token| is_operator_token(&app, token));
     let role = if holds_token && !observes {
         Role::TokenHolder
-    } else if holds_token || (token.is_none() && peer.is_local()) {
+    } else if holds_token || is_operator || (token.is_none() && peer.is_local()) {
         Role::Observer
     } else {
+        tracing::info!(peer = %peer, executor.id = %id, "WebSocket refused: wrong token");
         Role::Nobody
     };
     upgrade

@@ -34,9 +34,7 @@ fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> J
 pub(crate) struct Serve {
     pub(crate) base: String,
     pub(crate) http: reqwest::Client,
-    shutdown: Shutdown,
-    running: JoinHandle<Result<(), server::ServeError>>,
-    _folder: tempfile::TempDir,
+    running: Option<(Shutdown, JoinHandle<Result<(), server::ServeError>>)>,
 }
 
 /// An answer with its body read.
@@ -52,23 +50,31 @@ impl Serve {
         Self::with(Config::default()).await
     }
 
-    /// Starts one that keeps its state in a folder of its own, unless the settings name one.
-    pub(crate) async fn with(mut config: Config) -> Self {
+    pub(crate) async fn with(config: Config) -> Self {
+        Self::on("127.0.0.1:0", config).await
+    }
+
+    pub(crate) async fn on(bind: &str, config: Config) -> Self {
         http::install_tls();
-        let folder = tempfile::tempdir().unwrap();
-        config.state_dir.get_or_insert(folder.path().to_owned());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(bind).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = Shutdown::new();
         let running = spawn(server::run(listener, config, shutdown.clone()));
+        Self { running: Some((shutdown, running)), ..Self::elsewhere(base) }
+    }
+
+    /// One that runs in a process of its own.
+    pub(crate) fn elsewhere(base: String) -> Self {
+        http::install_tls();
         let policy = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().no_proxy().redirect(policy).build().unwrap();
-        Self { base, http, shutdown, running, _folder: folder }
+        Self { base, http, running: None }
     }
 
     pub(crate) async fn stop(self) {
-        self.shutdown.start(Cause::Finished);
-        soon(self.running).await.unwrap().unwrap();
+        let (shutdown, running) = self.running.unwrap();
+        shutdown.start(Cause::Finished);
+        soon(running).await.unwrap().unwrap();
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
@@ -87,7 +93,11 @@ impl Serve {
     }
 
     pub(crate) async fn dispatch(&self, mission: &str) -> Answer {
-        self.post("/api/v1/sessions/s1/dispatch", &order(mission)).await
+        self.dispatch_in("s1", mission).await
+    }
+
+    pub(crate) async fn dispatch_in(&self, session: &str, mission: &str) -> Answer {
+        self.post(&format!("/api/v1/sessions/{session}/dispatch"), &order(mission)).await
     }
 
     /// Waits until a mission is in this state.
@@ -196,6 +206,8 @@ pub(crate) struct Surface {
     pub(crate) dispatches: Vec<(String, String, Value)>,
     /// What it says when asked about any mission; `None` is 404.
     pub(crate) knows: Option<Value>,
+    /// When asked about a mission that it was sent, it says that it runs.
+    pub(crate) remembers: bool,
 }
 
 /// An executor: its REST surface, and what it registered with.
@@ -216,7 +228,8 @@ impl Drop for Peer {
 impl Peer {
     /// Starts a REST surface and registers it.
     pub(crate) async fn register(serve: &Serve, number: u32, capabilities: &[&str]) -> Self {
-        let surface = Surface { behaviour: Behaviour::Accept, dispatches: Vec::new(), knows: None };
+        let surface =
+            Surface { behaviour: Behaviour::Accept, dispatches: Vec::new(), knows: None, remembers: false };
         let surface = Arc::new(Mutex::new(surface));
         let app = axum::Router::new()
             .route("/api/v1/sessions/{id}/dispatch", post(new_dispatch))
@@ -317,8 +330,11 @@ async fn take(State(surface): Shared, path: String, headers: &HeaderMap, body: &
     }
 }
 
-async fn mission(State(surface): Shared) -> Response {
-    match surface.lock().unwrap().knows.clone() {
+async fn mission(State(surface): Shared, Path(id): Path<String>) -> Response {
+    let surface = surface.lock().unwrap();
+    let has =
+        surface.remembers && surface.dispatches.iter().any(|(.., body)| body["mission_id"] == id.as_str());
+    match surface.knows.clone().or(has.then(|| json!({"mission_id": id, "state": "running"}))) {
         Some(status) => axum::Json(status).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

@@ -1,0 +1,156 @@
+//! Service: what is there to be read: missions, those of a session, open questions.
+
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Timestamp;
+use crate::protocol::executor_v1::MissionStatus;
+use crate::protocol::field::FieldError;
+use crate::registry::http::state::App;
+use crate::registry::query::{self, MissionFilter};
+use crate::registry::record::Mission;
+use crate::registry::refusal::Refusal;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Missions on a page when nobody asks for another number, and the most that anyone gets.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1_000;
+
+/// The query of a list.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wanted {
+    session: Option<String>,
+    state: Option<String>,
+    executor: Option<String>,
+    since: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+/// One page of missions.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    missions: Vec<Listed>,
+    /// Ask with it for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// A mission in a list: its status without its events, and its session.
+#[derive(Debug, Serialize)]
+struct Listed {
+    session_id: String,
+    #[serde(flatten)]
+    status: MissionStatus,
+}
+
+/// `GET /api/v1/missions`.
+pub async fn missions(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Page>, Refusal> {
+    page(&app, filter(wanted)?).await
+}
+
+/// `GET /api/v1/sessions/{id}/missions`.
+pub async fn of_session(
+    State(app): State<Arc<App>>,
+    Path(session): Path<String>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Page>, Refusal> {
+    page(&app, MissionFilter { session: Some(session), ..filter(wanted)? }).await
+}
+
+fn filter(wanted: Wanted) -> Result<MissionFilter, FieldError> {
+    let number = |field: &str, text: Option<String>| {
+        let read =
+            |text: String| text.parse::<u64>().map_err(|_invalid| FieldError::new(field, "is no number"));
+        text.map(read).transpose()
+    };
+    let states = wanted.state.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
+    let states = states
+        .map(|word| MissionState::parse(word).map_err(|error| FieldError::new("state", error.to_string())));
+    let since = wanted
+        .since
+        .map(|text| Timestamp::parse(&text).map_err(|error| FieldError::new("since", error.to_string())));
+    let limit = number("limit", wanted.limit)?.unwrap_or(u64::from(PAGE)).clamp(1, u64::from(MAX_PAGE));
+    Ok(MissionFilter {
+        session: wanted.session,
+        states: states.collect::<Result<_, _>>()?,
+        executor: wanted.executor,
+        since: since.transpose()?,
+        before: number("cursor", wanted.cursor)?,
+        limit: u32::try_from(limit).unwrap_or(MAX_PAGE),
+    })
+}
+
+async fn page(app: &App, filter: MissionFilter) -> Result<Json<Page>, Refusal> {
+    let limit = filter.limit;
+    // One more than asked tells whether there is a next page.
+    let filter = MissionFilter { limit: limit + 1, ..filter };
+    let mut missions = app.query(move |reader| query::missions(reader, &filter)).await?;
+    let has_more = missions.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    missions.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_cursor = missions.last().filter(|_| has_more).map(|last| last.number.to_string());
+    let connected = connected(app).await?;
+    let listed = missions.into_iter().map(|mission| {
+        let status = mission.status(Vec::new(), connected.contains(mission.executor_id.as_str()));
+        Listed { session_id: mission.order.session.clone(), status }
+    });
+    Ok(Json(Page { missions: listed.collect(), next_cursor }))
+}
+
+async fn connected(app: &App) -> Result<HashSet<String>, Refusal> {
+    let executors = app.registry.executors().await?;
+    Ok(executors.into_iter().filter(|e| e.connected).map(|e| e.executor_id.to_string()).collect())
+}
+
+/// An open question.
+#[derive(Debug, Serialize)]
+struct OpenQuestion {
+    mission_id: String,
+    session_id: String,
+    executor_id: String,
+    hitl_id: String,
+    prompt: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<String>,
+    asked_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+}
+
+/// All open questions.
+#[derive(Debug, Serialize)]
+pub struct Questions {
+    questions: Vec<OpenQuestion>,
+}
+
+/// `GET /api/v1/hitl`: the questions that wait for a human, the oldest first.
+pub async fn hitl(State(app): State<Arc<App>>) -> Result<Json<Questions>, Refusal> {
+    let filter = MissionFilter {
+        states: vec![MissionState::HitlRequired],
+        limit: MAX_PAGE,
+        ..MissionFilter::default()
+    };
+    let missions = app.query(move |reader| query::missions(reader, &filter)).await?;
+    let mut questions: Vec<OpenQuestion> = missions.into_iter().filter_map(open_question).collect();
+    questions.sort_by_key(|question| question.asked_at);
+    Ok(Json(Questions { questions }))
+}
+
+fn open_question(mission: Mission) -> Option<OpenQuestion> {
+    let question = mission.question?;
+    Some(OpenQuestion {
+        mission_id: mission.id.to_string(),
+        session_id: mission.order.session.clone(),
+        executor_id: mission.executor_id.to_string(),
+        hitl_id: question.hitl_id.to_string(),
+        prompt: question.prompt,
+        context: question.context,
+        asked_at: question.asked_at,
+        expires_at: question.expires_at,
+    })
+}

@@ -1,0 +1,121 @@
+//! Edge: lists out of the store, page by page.
+
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Timestamp;
+use crate::registry::record::{Mission, StoredEvent};
+use crate::registry::row;
+use crate::registry::store::{Reader, StoreError};
+use rusqlite::types::Value;
+use rusqlite::{params, params_from_iter};
+
+/// Which missions are wanted, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct MissionFilter {
+    /// Of this session.
+    pub session: Option<String>,
+    /// In one of these states; empty for all.
+    pub states: Vec<MissionState>,
+    /// Run by this executor.
+    pub executor: Option<String>,
+    /// Changed at or after this time.
+    pub since: Option<Timestamp>,
+    /// Only those with a smaller number: where the page before ended.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which events are wanted, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Of this executor.
+    pub executor: Option<String>,
+    /// Of this mission.
+    pub mission: Option<String>,
+    /// Whose name begins so, such as `mission.` or `mission.completed`.
+    pub kind: Option<String>,
+}
+
+impl EventFilter {
+    /// Says whether an event is wanted.
+    pub fn wants(&self, event: &StoredEvent) -> bool {
+        let mission = event.mission_id.as_ref().map(AsRef::as_ref);
+        self.executor.as_deref().is_none_or(|executor| executor == event.executor_id.as_str())
+            && self.mission.as_deref().is_none_or(|wanted| mission == Some(wanted))
+            && self.kind.as_deref().is_none_or(|kind| event.kind.starts_with(kind))
+    }
+}
+
+/// Returns one page of missions.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn missions(reader: &Reader, filter: &MissionFilter) -> Result<Vec<Mission>, StoreError> {
+    let mut conditions: Vec<String> = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    let mut add = |condition: &str, value: Value| {
+        conditions.push(condition.to_owned());
+        values.push(value);
+    };
+    if let Some(session) = &filter.session {
+        add("session = ?", Value::from(session.clone()));
+    }
+    if let Some(executor) = &filter.executor {
+        add("executor_id = ?", Value::from(executor.clone()));
+    }
+    if let Some(since) = filter.since {
+        add("updated_at >= ?", Value::from(since.as_millis()));
+    }
+    if let Some(before) = filter.before {
+        add("number < ?", Value::from(i64::try_from(before).unwrap_or(i64::MAX)));
+    }
+    if !filter.states.is_empty() {
+        let marks = vec!["?"; filter.states.len()].join(",");
+        conditions.push(format!("state IN ({marks})"));
+        values.extend(filter.states.iter().map(|state| Value::from(state.as_wire().to_owned())));
+        if filter.states.iter().all(|state| !state.is_terminal()) {
+            // Lets the index of live missions be used, which is short.
+            conditions.push("completed_at IS NULL".to_owned());
+        }
+    }
+    let filtered =
+        if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    let (columns, limit) = (row::MISSION, filter.limit);
+    let query = format!("SELECT {columns} FROM missions {filtered} ORDER BY number DESC LIMIT {limit}");
+    reader.read(|connection| {
+        let mut statement = connection.prepare_cached(&query)?;
+        statement.query_map(params_from_iter(values), row::mission)?.collect()
+    })
+}
+
+/// Returns the events after `after` that are wanted, at most `limit` rows of them looked at, and the number of the last row that
+/// was looked at: the place to go on from, whether or not anything was wanted.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn events(
+    reader: &Reader,
+    filter: &EventFilter,
+    after: u64,
+    limit: u32,
+) -> Result<(Vec<StoredEvent>, Option<u64>), StoreError> {
+    let columns = row::EVENT;
+    let query = format!("SELECT {columns} FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+    reader.read(|connection| {
+        let mut statement = connection.prepare_cached(&query)?;
+        let rows = statement.query_map(params![after, limit], row::event)?;
+        let events = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        let last = events.last().map(|event| event.seq);
+        Ok((events.into_iter().filter(|event| filter.wants(event)).collect(), last))
+    })
+}
+
+/// Returns the number of the newest event; 0 when there is none.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn last_event(reader: &Reader) -> Result<u64, StoreError> {
+    reader.read(|connection| {
+        connection.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))
+    })
+}
