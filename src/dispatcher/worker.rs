@@ -109,7 +109,7 @@ pub async fn run(
     loop {
         let effects = worker.machine.advance(clock::now());
         worker.carry_out(effects);
-        worker.publish(&report);
+        let owed = worker.publish(&report);
         if deadline.is_some() && worker.machine.in_flight() == 0 && worker.outbox.is_empty() {
             break;
         }
@@ -143,6 +143,7 @@ pub async fn run(
                 }
             }
             () = sleep_until(wake) => {}
+            () = sleep_until(owed) => {}
             () = shutdown.started(), if deadline.is_none() => {
                 worker.machine.close();
                 deadline = Some(tokio::time::Instant::now() + drain_timeout);
@@ -300,8 +301,9 @@ impl Worker {
         });
     }
 
-    /// Reports at most every [`REPORT_EVERY`], and at once when the last work has ended.
-    fn publish(&mut self, report: &watch::Sender<Report>) {
+    /// Reports at most every [`REPORT_EVERY`], and at once when the last work has ended. Returns when the report that was
+    /// left out is due: what happened last before a silence is reported too.
+    fn publish(&mut self, report: &watch::Sender<Report>) -> Option<tokio::time::Instant> {
         let now = tokio::time::Instant::now();
         let idle = self.machine.is_idle() && self.outbox.is_empty();
         let due = now.duration_since(self.reported_at) >= REPORT_EVERY;
@@ -310,7 +312,9 @@ impl Worker {
             self.reported_idle = idle;
             self.reported_away = self.machine.away().is_some();
             report.send_modify(|report| self.update(report));
+            return None;
         }
+        Some(self.reported_at + REPORT_EVERY)
     }
 
     fn update(&self, report: &mut Report) {
