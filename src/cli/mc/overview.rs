@@ -23,6 +23,9 @@ use std::sync::Arc;
 /// Largest status file that is read: several times what a thousand of each kind of problem take.
 const MAX_STATUS_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Longest outcome that is shown, in characters: a few lines. The file has all of it.
+const LONGEST_OUTCOME: usize = 400;
+
 /// A session's file as it was read last.
 #[derive(Debug, Clone)]
 pub enum Content {
@@ -357,7 +360,7 @@ impl MissionLine<'_> {
 pub fn outcome(mission: &MissionView<'_>) -> Option<String> {
     let text = |key: &str| mission.string(key).filter(|text| !text.trim().is_empty());
     let joined = |parts: [Option<Cow<'_, str>>; 2]| {
-        let parts: Vec<String> = parts.into_iter().flatten().map(|part| waiting::one_line(&part)).collect();
+        let parts: Vec<String> = parts.into_iter().flatten().map(|part| flowing(&part)).collect();
         if parts.is_empty() { None } else { Some(parts.join(": ")) }
     };
     match MissionState::parse(&mission.string("status")?).ok()? {
@@ -366,7 +369,9 @@ pub fn outcome(mission: &MissionView<'_>) -> Option<String> {
             joined([text("failureReason"), text("failureMessage").or_else(|| text("error"))])
         }
         MissionState::Aborted => {
-            joined([text("abortedBy").map(|by| Cow::Owned(format!("by {by}"))), text("abortReason")])
+            let by = text("abortedBy");
+            let reason = text("abortReason").filter(|reason| Some(reason) != by.as_ref());
+            joined([by.map(|by| Cow::Owned(format!("by {by}"))), reason])
         }
         MissionState::Queued
         | MissionState::Assigned
@@ -375,4 +380,15 @@ pub fn outcome(mission: &MissionView<'_>) -> Option<String> {
         | MissionState::Paused
         | MissionState::Suspended => None,
     }
+}
+
+/// Runs the lines of a text together, without control characters, and cuts it at [`LONGEST_OUTCOME`].
+fn flowing(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let joined = lines.join(" ");
+    let mut shown: String = joined.chars().take(LONGEST_OUTCOME).filter(|c| !c.is_control()).collect();
+    if shown.len() < joined.len() && joined.chars().count() > LONGEST_OUTCOME {
+        shown.push('…');
+    }
+    shown
 }

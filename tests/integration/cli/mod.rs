@@ -1,5 +1,6 @@
 //! Command: the verbs of Mission Control, tried as a shell would: the real binary on a folder of its own.
 
+mod beside_bridge;
 mod crowd;
 mod dispatching;
 mod steering;
