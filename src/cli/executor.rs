@@ -464,6 +464,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_accepted() {
+        let settings: Settings = toml::from_str(include_str!("../../examples/executor.toml")).unwrap();
+        assert_eq!(runtimes(&settings).unwrap().len(), 5);
+        for length in [&settings.timeout, &settings.stall, &settings.answer_within, &settings.retention] {
+            assert!(duration::parse(length.as_ref().unwrap()).is_ok(), "{length:?}");
+        }
+    }
+
+    #[test]
     fn unknown_settings_and_nameless_runtimes_are_refused() {
         assert!(
             toml::from_str::<Settings>("max_concurency = 3")

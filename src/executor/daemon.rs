@@ -179,6 +179,12 @@ async fn clean(roster: &Roster, shutdown: &Shutdown) {
             }
             Err(error) => tracing::warn!(%error, "failed to look for abandoned resources"),
         }
+        let roster = roster.clone();
+        match tokio::task::spawn_blocking(move || roster.forget_old()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "failed to forget old missions"),
+            Err(error) => tracing::warn!(%error, "failed to forget old missions"),
+        }
         tokio::select! {
             () = tokio::time::sleep(CLEAN_EVERY) => {}
             () = shutdown.started() => return,

@@ -15,7 +15,7 @@ use crate::domain::event::{Artifact, MissionEvent};
 use crate::domain::id::HitlId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::{Now, Timestamp};
-use crate::executor::digest::Digest;
+use crate::executor::digest::{Digest, Progress};
 use crate::executor::questions::Patterns;
 use crate::executor::runner_protocol::{Ended, Exit};
 use serde::{Deserialize, Serialize};
@@ -277,7 +277,6 @@ pub struct Machine {
     phase: Phase,
     stop: Option<Stop>,
     asking: Option<Asking>,
-    asked: u32,
     answered_line: Option<String>,
     paused_at: Option<Instant>,
     announced: bool,
@@ -287,6 +286,7 @@ pub struct Machine {
     output_at: Instant,
     digest: Digest,
     told: String,
+    told_progress: Progress,
     told_at: Option<Instant>,
 }
 
@@ -298,7 +298,6 @@ impl Machine {
             phase: Phase::Waiting,
             stop: None,
             asking: None,
-            asked: 0,
             answered_line: None,
             paused_at: None,
             announced: false,
@@ -308,6 +307,7 @@ impl Machine {
             output_at: now.instant,
             digest: Digest::default(),
             told: String::new(),
+            told_progress: Progress::default(),
             told_at: None,
         }
     }
@@ -413,7 +413,8 @@ impl Machine {
     }
 
     fn has_news(&self) -> bool {
-        self.announced && !self.news().is_empty() && self.news() != self.told
+        let more = self.digest.progress != self.told_progress;
+        self.announced && (more || !self.news().is_empty() && self.news() != self.told)
     }
 
     /// Takes what happened and answers what is to be done.
@@ -477,6 +478,9 @@ impl Machine {
     }
 
     fn started(&mut self, now: Now) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Running(_)) {
+            return Vec::new();
+        }
         self.output_at = now.instant;
         if std::mem::replace(&mut self.announced, true) {
             return Vec::new();
@@ -524,14 +528,15 @@ impl Machine {
         let told_long_ago = self.told_at.is_none_or(|told| told + PROGRESS_EVERY <= now.instant);
         if self.has_news() && told_long_ago {
             self.told = self.news().to_owned();
+            self.told_progress = self.digest.progress.clone();
             self.told_at = Some(now.instant);
             effects.push(Effect::Emit(self.progress(iteration)));
         }
         let quiet = self.output_at + QUIET <= now.instant;
         if self.asking.is_none() && kind == RunKind::Agent && quiet && self.may_ask() {
-            self.asked += 1;
             let line = self.digest.open_line.clone();
-            if let Ok(id) = HitlId::new(format!("terminal-{iteration}-{}", self.asked)) {
+            // The time makes it unlike the questions before a restart.
+            if let Ok(id) = HitlId::new(format!("terminal-{iteration}-{}", now.wall.as_millis())) {
                 effects.extend(self.ask(id, line, true, now));
             }
         }
@@ -572,7 +577,7 @@ impl Machine {
             phase: progress.phase.clone(),
             iteration: progress.iteration.or((self.plan.limits.iterations > 1).then_some(iteration.into())),
             tokens_used: progress.tokens_used,
-            summary: Some(self.told.clone()),
+            summary: (!self.told.is_empty()).then(|| self.told.clone()),
             pct_complete: progress.pct_complete,
         }
     }
@@ -769,6 +774,218 @@ fn stopped(stop: Stop, tokens: Option<u64>) -> Outcome {
         Stop::Abort { by, reason } => Outcome::Aborted { by, reason },
         Stop::Fail { reason, error } => {
             Outcome::Failed { reason, error: Some(error), exit_code: None, tokens }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::wildcard_enum_match_arm, reason = "each test looks for one kind of effect")]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plan() -> Plan {
+        Plan {
+            has_setup: false,
+            has_check: false,
+            terminal: true,
+            questions: Patterns::default(),
+            runtime: "shell".into(),
+            limits: Limits {
+                timeout: Some(Duration::from_secs(100)),
+                stall: Some(Duration::from_secs(20)),
+                iterations: 2,
+                tokens: Some(1000),
+                time_budget: None,
+                answer_within: Some(Duration::from_secs(60)),
+            },
+        }
+    }
+
+    /// A machine with a clock that the test moves.
+    struct Bench {
+        machine: Machine,
+        now: Now,
+    }
+
+    impl Bench {
+        fn new(plan: Plan) -> Self {
+            let now = Now { instant: Instant::now(), wall: Timestamp::EPOCH };
+            Self { machine: Machine::new(plan, now), now }
+        }
+
+        fn running(plan: Plan) -> Self {
+            let mut bench = Self::new(plan);
+            assert_eq!(bench.feed(Event::SlotFree), [Effect::Provision]);
+            assert!(matches!(bench.feed(Event::Provisioned(Ok(())))[..], [Effect::Start(_)]));
+            bench.feed(Event::Started { pid: 1 });
+            bench
+        }
+
+        fn feed(&mut self, event: Event) -> Vec<Effect> {
+            self.machine.on_event(event, self.now)
+        }
+
+        fn after(&mut self, seconds: u64, event: Event) -> Vec<Effect> {
+            let by = Duration::from_secs(seconds);
+            self.now = Now { instant: self.now.instant + by, wall: self.now.wall.plus(by) };
+            self.feed(event)
+        }
+
+        fn says(&mut self, seconds: u64, meaningful: u64, open_line: &str) -> Vec<Effect> {
+            let bytes = self.machine.digest.bytes + 1;
+            let digest = Digest { bytes, meaningful, open_line: open_line.into(), ..Digest::default() };
+            self.after(seconds, Event::Output(digest))
+        }
+    }
+
+    fn ended(exit: Exit) -> Event {
+        let digest = Digest::default();
+        Event::Ended(Ended { run_id: "r".into(), exit, at: Timestamp::EPOCH, digest, stopped: false })
+    }
+
+    fn outcome(effects: &[Effect]) -> String {
+        match effects.iter().find_map(|e| if let Effect::Release(o) = e { Some(o) } else { None }) {
+            Some(Outcome::Completed { .. }) => "completed".into(),
+            Some(Outcome::Failed { reason, .. }) => reason.clone(),
+            Some(Outcome::Aborted { by, .. }) => format!("aborted by {by}"),
+            None => format!("{effects:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_stays() {
+        let mut bench = Bench::running(plan());
+        let abort = || Event::OrderAbort { by: "operator".into(), reason: None };
+        assert_eq!(bench.feed(abort()), [Effect::Stop]);
+        assert_eq!(bench.after(1000, Event::Tick), []);
+        assert_eq!(bench.feed(abort()), []);
+        assert_eq!(outcome(&bench.feed(ended(Exit::Code { code: 0 }))), "aborted by operator");
+        let released = Event::Released { branch: Some("aiwg/x".into()), artifacts: Vec::new(), remark: None };
+        let finish = bench.feed(released);
+        assert!(matches!(&finish[..], [Effect::Finish(MissionEvent::Aborted { .. })]), "{finish:?}");
+        assert!(bench.machine.is_finished());
+    }
+
+    #[test]
+    fn silence_counts_only_while_nobody_is_asked_and_nothing_is_held() {
+        let mut bench = Bench::running(plan());
+        bench.says(0, 1, "Overwrite it? [y/N]");
+        let asked = bench.after(1, Event::Tick);
+        let id = asked
+            .iter()
+            .find_map(|e| match e {
+                Effect::Emit(MissionEvent::HitlRequired { hitl_id, .. }) => Some(hitl_id.clone()),
+                _ => None,
+            })
+            .unwrap();
+        assert_eq!(bench.machine.state(), MissionState::HitlRequired);
+        assert_eq!(bench.after(50, Event::Tick), [], "longer than the stall clock");
+        let answered = bench.feed(Event::Answer { id: id.clone(), response: "y".into() });
+        assert_eq!(answered[0], Effect::Type("y\r".into()));
+        assert_eq!(
+            bench.machine.check(&Event::Answer { id, response: "n".into() }),
+            Err(Refusal::NotPending)
+        );
+        bench.feed(Event::OrderPause);
+        assert_eq!(bench.after(1000, Event::Tick), [], "held");
+        assert_eq!(bench.machine.next_wakeup(), None);
+        bench.feed(Event::OrderResume);
+        assert!(!bench.after(10, Event::Tick).contains(&Effect::Stop));
+        assert!(bench.after(11, Event::Tick).contains(&Effect::Stop));
+        assert_eq!(outcome(&bench.feed(ended(Exit::Signal { signal: 15 }))), "stalled");
+    }
+
+    #[test]
+    fn a_terminal_that_goes_on_by_itself_takes_its_question_back() {
+        let mut bench = Bench::running(plan());
+        bench.says(0, 1, "Proceed?");
+        bench.after(1, Event::Tick);
+        assert_eq!(bench.machine.state(), MissionState::HitlRequired);
+        let on = bench.says(1, 2, "");
+        assert!(on.contains(&Effect::Emit(MissionEvent::Resumed { resumed_from: None })), "{on:?}");
+        assert_eq!(bench.machine.state(), MissionState::Running);
+    }
+
+    #[test]
+    fn used_up_budgets_have_their_own_reason() {
+        let mut bench = Bench::running(plan());
+        let progress = Progress { tokens_used: Some(1001), ..Progress::default() };
+        let effects = bench.feed(Event::Output(Digest { bytes: 1, progress, ..Digest::default() }));
+        assert_eq!(effects, [Effect::Stop]);
+        assert_eq!(outcome(&bench.feed(ended(Exit::Signal { signal: 15 }))), "budget");
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::SlotFree),
+            Just(Event::Provisioned(Ok(()))),
+            Just(Event::Provisioned(Err("no".into()))),
+            Just(Event::Started { pid: 1 }),
+            (0u64..5, "(|Proceed\\?|work)").prop_map(|(meaningful, open_line)| Event::Output(Digest {
+                bytes: meaningful,
+                meaningful,
+                open_line,
+                ..Digest::default()
+            })),
+            (0i32..3).prop_map(|code| ended(Exit::Code { code })),
+            Just(ended(Exit::Unknown)),
+            Just(Event::OrderPause),
+            Just(Event::OrderResume),
+            Just(Event::OrderAbort { by: "system".into(), reason: None }),
+            Just(Event::Question { id: HitlId::new("q").unwrap(), prompt: "?".into() }),
+            Just(Event::Answer { id: HitlId::new("q").unwrap(), response: "!".into() }),
+            Just(Event::Released { branch: None, artifacts: Vec::new(), remark: None }),
+            Just(Event::Tick),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn whatever_happens_there_is_one_process_at_a_time_and_one_end(
+            events in proptest::collection::vec((any_event(), 0u64..30), 0..60), has_check: bool, has_setup: bool,
+        ) {
+            let mut bench = Bench::new(Plan { has_setup, has_check, ..plan() });
+            let (mut alive, mut releases, mut ends) = (false, 0, 0);
+            for (event, seconds) in events {
+                // A runner tells about an end once per run, and the resources come back once they were asked for.
+                let possible = match &event {
+                    Event::Ended(_) => alive,
+                    Event::Released { .. } => releases > 0,
+                    _ => true,
+                };
+                if !possible {
+                    continue;
+                }
+                if matches!(event, Event::Ended(_)) {
+                    alive = false;
+                }
+                let was_finished = bench.machine.is_finished();
+                let effects = bench.after(seconds, event);
+                prop_assert!(!was_finished || effects.is_empty(), "the end absorbs: {effects:?}");
+                for effect in &effects {
+                    match effect {
+                        Effect::Start(_) => {
+                            prop_assert!(!alive, "two processes at once");
+                            alive = true;
+                        }
+                        Effect::Release(_) => {
+                            prop_assert!(!alive, "resources go while a process runs");
+                            releases += 1;
+                        }
+                        Effect::Finish(_) => ends += 1,
+                        _ => {}
+                    }
+                }
+                bench.feed(Event::Tick);
+                let due = bench.machine.next_wakeup();
+                prop_assert!(due.is_none_or(|due| due > bench.now.instant), "a timer lies in the past");
+            }
+            prop_assert!(releases <= 1 && ends <= 1);
+            prop_assert_eq!(bench.machine.is_finished(), ends == 1);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Timestamp;
 use crate::executor::machine::{Event, Refusal};
 use crate::executor::mission_order::OrderError;
 use crate::executor::process_table;
@@ -311,13 +312,11 @@ impl Roster {
         }
     }
 
-    /// Takes up what an earlier process left, and forgets what is old.
+    /// Takes up what an earlier process left.
     ///
     /// # Errors
     /// The directory of missions cannot be read. A record that cannot be is named in the log and left alone.
     pub async fn recover(&self) -> Result<(), StoreError> {
-        let now = clock::wall();
-        let mut ended = Vec::new();
         for record in self.shared.store.all()? {
             let record = match record {
                 Ok(record) => record,
@@ -329,8 +328,6 @@ impl Roster {
             if record.state.is_terminal() {
                 if record.reported_at.is_none() {
                     self.repeat_end(&record);
-                } else {
-                    ended.push((record.updated_at, record.mission_id));
                 }
                 continue;
             }
@@ -352,11 +349,30 @@ impl Roster {
             }
             self.spawn(record, order, begin);
         }
+        Ok(())
+    }
+
+    /// Forgets ended missions that the registry has heard of and that are older than the retention, or too many.
+    ///
+    /// # Errors
+    /// The directory of missions cannot be read.
+    pub fn forget_old(&self) -> Result<(), StoreError> {
+        let now = clock::wall();
+        let mut ended: Vec<(Timestamp, MissionId)> = self
+            .shared
+            .store
+            .all()?
+            .into_iter()
+            .flatten()
+            .filter(|record| record.state.is_terminal() && record.reported_at.is_some())
+            .map(|record| (record.updated_at, record.mission_id))
+            .collect();
         ended.sort();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
         for (index, (at, mission)) in ended.into_iter().enumerate() {
-            if index < surplus || now.since(at) > self.shared.config.retention {
-                drop(self.shared.store.remove(&mission));
+            let is_old = index < surplus || now.since(at) > self.shared.config.retention;
+            if is_old && !self.with(|missions| missions.entries.contains_key(&mission)) {
+                self.shared.store.remove(&mission)?;
             }
         }
         Ok(())

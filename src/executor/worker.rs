@@ -142,7 +142,10 @@ pub async fn run(
 impl Unit {
     async fn begin(&mut self, begin: Begin) {
         match begin {
-            Begin::Fresh => self.await_slot(),
+            Begin::Fresh => {
+                self.record.suspended = false;
+                self.await_slot();
+            }
             Begin::Release(outcome) => {
                 self.find_environment();
                 self.release(outcome);

@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod folder;
 mod held;
 pub mod list;
+pub mod logs;
 pub mod overview;
 pub mod pause;
 pub mod respond;
@@ -38,6 +39,8 @@ pub enum Mc {
     List(list::Arguments),
     /// Show what waits, runs, asks and failed, and why
     Status(status::Arguments),
+    /// Show what a mission's agent said
+    Logs(logs::Arguments),
     /// Follow what status shows
     Watch(watch::Arguments),
     /// Wait until a mission is done, or somewhere else
@@ -67,6 +70,7 @@ pub async fn run(verb: Mc) -> anyhow::Result<Code> {
         Mc::Dispatch(arguments) => dispatch::run(*arguments).await,
         Mc::List(arguments) => folder::blocking(move || list::run(&arguments)).await,
         Mc::Status(arguments) => folder::blocking(move || status::run(&arguments)).await,
+        Mc::Logs(arguments) => logs::run(arguments).await,
         Mc::Watch(arguments) => watch::run(arguments).await,
         Mc::Wait(arguments) => wait::run(arguments).await,
         Mc::Respond(arguments) => folder::blocking(move || respond::run(&arguments)).await,

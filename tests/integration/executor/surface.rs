@@ -31,6 +31,11 @@ async fn status_and_log_can_be_read_while_it_runs_and_after() {
     assert_eq!(followed, "\u{1b}[31mred\u{1b}[0m\r\nlast\r\n");
     let (_, plain) = ask(&format!("{url}/api/v1/missions/m%201/log?plain=1")).await;
     assert_eq!(plain, "red\nlast\n");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        .args(["--log", "error", "mc", "logs", "m 1", "--follow", "--serve-url", &host.registry.url])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "red\nlast\n", "{output:?}");
     assert_eq!(ask(&format!("{url}/api/v1/missions/nobody/log")).await.0, 404);
 }
 
@@ -101,4 +106,42 @@ async fn a_full_executor_says_when_to_come_back_and_the_same_mission_never_runs_
         (std::fs::read_to_string(host.repository.root().join("ran")).unwrap() == "x\nx\n").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_dial_in_and_its_line_is_the_one_that_counts() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    let host = host(&[]).await;
+    let url = own_url(&host).await;
+    let list = host.get("/api/v1/executors").await;
+    let id = text(&list, "/executors/0/executor_id").to_owned();
+    let store: Value = serde_json::from_slice(
+        &std::fs::read(host.registry.directory.path().join("identities.json")).unwrap(),
+    )
+    .unwrap();
+    let base = url.replace("http://", "ws://");
+    let wrong = tokio_tungstenite::connect_async(format!("{base}/ws/executors/{id}?token=wrong")).await;
+    assert!(wrong.is_err(), "a wrong token opens no line");
+    host.dispatch("m-1", "while ! test -f go; do sleep 0.05; done; echo over", json!({})).await;
+    host.reaches("m-1", "running").await;
+    let address = format!("{base}/ws/executors/{id}?token={}", text(&store, "/0/token"));
+    let (mut line, _) = tokio_tungstenite::connect_async(address).await.unwrap();
+    let mut next = async || {
+        let message =
+            tokio::time::timeout(crate::support::DEADLINE, line.next()).await.unwrap().unwrap().unwrap();
+        serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap()
+    };
+    let first = next().await;
+    assert_eq!(text(&first, "/event"), "executor.resync");
+    assert_eq!(first.pointer("/data/owned_mission_ids"), Some(&json!(["m-1"])));
+    let order = json!({
+        "event": "mission.paused", "executor_id": id, "mission_id": "m-1",
+        "ts": "2026-01-01T00:00:00.000Z", "data": {"state": "paused"},
+    });
+    line.send(Message::text(order.to_string())).await.unwrap();
+    let message =
+        tokio::time::timeout(crate::support::DEADLINE, line.next()).await.unwrap().unwrap().unwrap();
+    let confirmed: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+    assert_eq!(text(&confirmed, "/event"), "mission.paused", "{confirmed}");
 }
