@@ -12,22 +12,21 @@
 use super::merge::{Findings, Problem, Scope, reconcile};
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::error::with_causes;
-use crate::domain::event::{Body, Envelope, MissionEvent};
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
-use crate::protocol::envelope::{Frame, encode_envelope};
+use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
 use crate::session::document::{Document, MissionView};
-use crate::session::journal::{self, Line};
+use crate::session::journal::Line;
 use crate::session::journal_file;
-use crate::session::ledger::{Applied, Held, Ledger, Phase};
-use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Steered, Wish};
+use crate::session::ledger::{Ledger, Phase};
+use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Wish};
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,15 +139,15 @@ pub struct Room {
 /// One session.
 #[derive(Debug)]
 pub struct Desk {
-    session: SessionId,
-    ledger: Option<Ledger>,
+    pub(super) session: SessionId,
+    pub(super) ledger: Option<Ledger>,
     document: Option<Arc<Document>>,
     identity: Option<FileIdentity>,
     /// What the dispatcher was offered and has not begun.
     offered: HashSet<MissionId>,
     /// A mission came back unsent: an offer that left meanwhile does not have it.
-    reoffer: bool,
-    progress_only: bool,
+    pub(super) reoffer: bool,
+    pub(super) progress_only: bool,
     /// Another program has just written an old copy: the moment before it reads again is the best one to write.
     urgent: bool,
     warned_old_copy: Option<Instant>,
@@ -353,7 +352,7 @@ impl Desk {
     }
 
     /// A wish for a mission that an executor has. One that we only claimed is asked about when the answer is here.
-    fn pass_on(&self, room: &Room, mission: MissionId, wish: Wish, lines: &mut Vec<u8>) {
+    pub(super) fn pass_on(&self, room: &Room, mission: MissionId, wish: Wish, lines: &mut Vec<u8>) {
         let accepted = self
             .ledger
             .as_ref()
@@ -476,155 +475,6 @@ impl Desk {
         news
     }
 
-    fn take_in(&mut self, room: &Room, update: Update, lines: &mut Vec<u8>, done: &mut Done) {
-        match update {
-            Update::Order(order) => self.take_order(room, order, lines, done),
-            Update::Event(frame) => self.take_event(&frame, lines, done),
-            Update::Known(mission, status) => self.take_status(&mission, &status, lines, done),
-        }
-    }
-
-    fn take_order(&mut self, room: &Room, order: Order, lines: &mut Vec<u8>, done: &mut Done) {
-        let Some(ledger) = &mut self.ledger else { return };
-        match order {
-            Order::Begin { .. } => {}
-            Order::Assigned { key, executor, estimated_start, at } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
-                held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
-                self.progress_only = false;
-                if held.phase == Phase::Accepted {
-                    let known = executor.as_deref().and_then(|id| ExecutorId::new(id).ok());
-                    done.follow.push((key.mission.clone(), known));
-                }
-                let wish = held.wish.clone().filter(|_| held.phase == Phase::Accepted);
-                let mission_id = key.mission.clone();
-                Line::Assigned { ts: at, mission_id, executor_id: executor, estimated_start }.write(lines);
-                if let Some(wish) = wish {
-                    self.pass_on(room, key.mission, wish, lines);
-                }
-            }
-            Order::Failed { key, reason, message, at } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
-                held.failed(&reason, &message, at);
-                self.progress_only = false;
-                let reason = reason.as_str().to_owned();
-                Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);
-            }
-            Order::Unsent { key } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
-                held.unsent();
-                Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
-                self.reoffer = true;
-            }
-            Order::Known { key, status } => self.take_status(&key.mission, &status, lines, done),
-            Order::Steered { key, wish, result } => {
-                self.take_steered(&key.mission, &wish, &result, lines, done);
-            }
-        }
-    }
-
-    fn take_steered(
-        &mut self,
-        mission: &MissionId,
-        wish: &Wish,
-        result: &Steered,
-        lines: &mut Vec<u8>,
-        done: &mut Done,
-    ) {
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
-        if held.wish.as_ref() != Some(wish) || held.phase == Phase::Ended {
-            return;
-        }
-        self.progress_only = false;
-        match result {
-            // The executor's own event confirms it.
-            Steered::Accepted => {}
-            Steered::NotFound if *wish == Wish::Abort => {
-                let at = clock::wall();
-                held.withdrawn(at);
-                Line::Withdrawn { ts: at, mission_id: mission.clone() }.write(lines);
-                done.unfollow.push(mission.clone());
-            }
-            Steered::Terminal | Steered::NotFound | Steered::Refused(_) => {
-                let error = match result {
-                    Steered::Refused(message) => message.as_str(),
-                    Steered::Terminal => "it has ended already",
-                    Steered::Accepted | Steered::NotFound => "the registry does not know the mission",
-                };
-                tracing::warn!(
-                    session.id = %self.session, mission.id = %mission, wish = wish.as_str(), error,
-                    "the registry refused what the file asks for; the file shows the truth again"
-                );
-                held.wish = None;
-                held.overruled = true;
-            }
-        }
-    }
-
-    fn take_event(&mut self, frame: &Frame, lines: &mut Vec<u8>, done: &mut Done) {
-        let Envelope { executor_id, mission_id: Some(mission), ts, body: Body::Mission(event) } =
-            &frame.envelope
-        else {
-            return;
-        };
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
-        let executor = Some(executor_id.as_str());
-        let applied = held.happened(event, executor, *ts, journal::digest(&frame.raw));
-        if applied == Applied::Duplicate {
-            return;
-        }
-        if applied == Applied::Moved {
-            self.progress_only = false;
-            tracing::info!(
-                session.id = %self.session, mission.id = %mission, event.kind = event.name(), mission.state = %held.state,
-                "mission moved"
-            );
-            if held.phase == Phase::Ended {
-                done.unfollow.push(mission.clone());
-            }
-        }
-        if let Some(line) = Line::event(clock::wall(), mission.clone(), applied, &frame.raw) {
-            line.write(lines);
-        }
-    }
-
-    /// The registry's own record: its events first, then whatever they leave unexplained.
-    fn take_status(
-        &mut self,
-        mission: &MissionId,
-        status: &MissionStatus,
-        lines: &mut Vec<u8>,
-        done: &mut Done,
-    ) {
-        for raw in &status.recent_events {
-            if let Ok(frame) = Frame::parse(raw.get()) {
-                self.take_event(&frame, lines, done);
-            }
-        }
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
-        let known = status.executor_id.clone();
-        if held.phase == Phase::Claimed {
-            held.assigned(known.as_ref().map(ExecutorId::as_str), None, clock::wall());
-            let executor_id = known.as_ref().map(|id| id.as_str().to_owned());
-            let mission_id = mission.clone();
-            Line::Assigned { ts: clock::wall(), mission_id, executor_id, estimated_start: None }.write(lines);
-            self.progress_only = false;
-        } else if let (Some(executor), None) = (&known, &held.executor) {
-            held.executor = Some(executor.as_str().to_owned());
-            held.set("executorId", crate::session::json::quoted(executor.as_str()));
-        }
-        if let Some(event) = unexplained(held, status)
-            && let Some(executor) =
-                known.or_else(|| held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok()))
-        {
-            let ts =
-                status.completed_at.or(status.updated_at).unwrap_or_else(clock::wall).max(held.state_since);
-            let envelope = Envelope::mission(executor, mission.clone(), ts, event);
-            let raw = Arc::from(encode_envelope(&envelope));
-            self.take_event(&Frame { raw, envelope }, lines, done);
-        }
-    }
-
     fn append(&self, room: &Room, lines: &[u8], durable: bool) {
         if lines.is_empty() {
             return;
@@ -736,40 +586,6 @@ fn abandon(ledger: &mut Ledger, mission: &MissionId, said: Option<MissionState>,
     }
 }
 
-/// The event that would explain the registry's record where its recent events do not.
-fn unexplained(held: &Held, status: &MissionStatus) -> Option<MissionEvent> {
-    use MissionState as S;
-    if held.state == status.state || held.state.is_terminal() {
-        return None;
-    }
-    match status.state {
-        S::Done => Some(MissionEvent::Completed {
-            exit_code: status.exit_code,
-            tokens_total: None,
-            summary: None,
-            artifacts: Vec::new(),
-        }),
-        S::Failed => Some(MissionEvent::Failed {
-            reason: None,
-            error: status.error.clone(),
-            exit_code: status.exit_code,
-            tokens_total: None,
-        }),
-        S::Aborted => Some(MissionEvent::Aborted { aborted_by: None, reason: status.error.clone() }),
-        S::Running if matches!(held.state, S::Queued | S::Assigned | S::Suspended) => {
-            Some(MissionEvent::Started {
-                agent_runtime: None,
-                pty_session_id: status.pty_session_ref.clone(),
-            })
-        }
-        S::Running => Some(MissionEvent::Resumed { resumed_from: Some(held.state) }),
-        S::Paused => Some(MissionEvent::Paused { reason: None }),
-        S::Suspended => Some(MissionEvent::Suspended { checkpoint_id: None, reason: None }),
-        // A question without its id cannot be answered; its own event brings both.
-        S::HitlRequired | S::Queued | S::Assigned => None,
-    }
-}
-
 fn unreadable(error: &ReadError, identity: Option<FileIdentity>) -> Unreadable {
     let place = match error {
         ReadError::Torn { source, .. } => Some((source.line, source.column)),
@@ -779,46 +595,4 @@ fn unreadable(error: &ReadError, identity: Option<FileIdentity>) -> Unreadable {
         | ReadError::Io { .. } => None,
     };
     Unreadable { identity, place, message: with_causes(error) }
-}
-
-/// For events about missions whose session is not known: which sessions hold which missions.
-#[derive(Debug, Default)]
-pub struct Whereabouts {
-    sessions: HashMap<MissionId, Vec<SessionId>>,
-}
-
-impl Whereabouts {
-    /// `session` holds `mission`.
-    pub fn add(&mut self, mission: MissionId, session: &SessionId) {
-        let list = self.sessions.entry(mission).or_default();
-        if !list.contains(session) {
-            list.push(session.clone());
-        }
-    }
-
-    /// `session` no longer holds `mission`. Returns whether no session does.
-    pub fn remove(&mut self, mission: &MissionId, session: &SessionId) -> bool {
-        let Some(list) = self.sessions.get_mut(mission) else { return true };
-        list.retain(|held| held != session);
-        if list.is_empty() {
-            self.sessions.remove(mission);
-            return true;
-        }
-        false
-    }
-
-    /// Returns the sessions that hold `mission`.
-    pub fn of(&self, mission: &MissionId) -> &[SessionId] {
-        self.sessions.get(mission).map_or(&[], Vec::as_slice)
-    }
-
-    /// Returns how many missions are known.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Says whether no mission is known.
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
-    }
 }

@@ -9,8 +9,9 @@
 //! The loop never waits for the other stages. What it has to tell them stands in lists of its own; when too many events
 //! have piled up it stops listening to the executors' streams, and they slow down by themselves.
 
-use super::desk::{Activity, Desk, Done, Job, Owed, Room, Unreadable, Update, Whereabouts};
+use super::desk::{Activity, Desk, Done, Job, Owed, Room, Unreadable, Update};
 use super::merge::Problem;
+use super::whereabouts::Whereabouts;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
 use crate::protocol::envelope::Frame;

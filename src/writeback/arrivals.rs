@@ -1,0 +1,199 @@
+//! Service: what arrives at a desk (orders, events, records of the registry) goes into the ledger, and its line into the
+//! journal.
+
+use super::desk::{Desk, Done, Room, Update};
+use crate::domain::event::{Body, Envelope, MissionEvent};
+use crate::domain::id::{ExecutorId, MissionId};
+use crate::domain::lifecycle::MissionState;
+use crate::protocol::envelope::{Frame, encode_envelope};
+use crate::protocol::executor_v1::MissionStatus;
+use crate::runtime::clock;
+use crate::session::journal::{self, Line};
+use crate::session::ledger::{Applied, Held, Phase};
+use crate::session::messages::{Order, Steered, Wish};
+use std::sync::Arc;
+
+impl Desk {
+    pub(super) fn take_in(&mut self, room: &Room, update: Update, lines: &mut Vec<u8>, done: &mut Done) {
+        match update {
+            Update::Order(order) => self.take_order(room, order, lines, done),
+            Update::Event(frame) => self.take_event(&frame, lines, done),
+            Update::Known(mission, status) => self.take_status(&mission, &status, lines, done),
+        }
+    }
+
+    fn take_order(&mut self, room: &Room, order: Order, lines: &mut Vec<u8>, done: &mut Done) {
+        let Some(ledger) = &mut self.ledger else { return };
+        match order {
+            Order::Begin { .. } => {}
+            Order::Assigned { key, executor, estimated_start, at } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
+                self.progress_only = false;
+                if held.phase == Phase::Accepted {
+                    let known = executor.as_deref().and_then(|id| ExecutorId::new(id).ok());
+                    done.follow.push((key.mission.clone(), known));
+                }
+                let wish = held.wish.clone().filter(|_| held.phase == Phase::Accepted);
+                let mission_id = key.mission.clone();
+                Line::Assigned { ts: at, mission_id, executor_id: executor, estimated_start }.write(lines);
+                if let Some(wish) = wish {
+                    self.pass_on(room, key.mission, wish, lines);
+                }
+            }
+            Order::Failed { key, reason, message, at } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.failed(&reason, &message, at);
+                self.progress_only = false;
+                let reason = reason.as_str().to_owned();
+                Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);
+            }
+            Order::Unsent { key } => {
+                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                held.unsent();
+                Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
+                self.reoffer = true;
+            }
+            Order::Known { key, status } => self.take_status(&key.mission, &status, lines, done),
+            Order::Steered { key, wish, result } => {
+                self.take_steered(&key.mission, &wish, &result, lines, done);
+            }
+        }
+    }
+
+    fn take_steered(
+        &mut self,
+        mission: &MissionId,
+        wish: &Wish,
+        result: &Steered,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        if held.wish.as_ref() != Some(wish) || held.phase == Phase::Ended {
+            return;
+        }
+        self.progress_only = false;
+        match result {
+            // The executor's own event confirms it.
+            Steered::Accepted => {}
+            Steered::NotFound if *wish == Wish::Abort => {
+                let at = clock::wall();
+                held.withdrawn(at);
+                Line::Withdrawn { ts: at, mission_id: mission.clone() }.write(lines);
+                done.unfollow.push(mission.clone());
+            }
+            Steered::Terminal | Steered::NotFound | Steered::Refused(_) => {
+                let error = match result {
+                    Steered::Refused(message) => message.as_str(),
+                    Steered::Terminal => "it has ended already",
+                    Steered::Accepted | Steered::NotFound => "the registry does not know the mission",
+                };
+                tracing::warn!(
+                    session.id = %self.session, mission.id = %mission, wish = wish.as_str(), error,
+                    "the registry refused what the file asks for; the file shows the truth again"
+                );
+                held.wish = None;
+                held.overruled = true;
+            }
+        }
+    }
+
+    fn take_event(&mut self, frame: &Frame, lines: &mut Vec<u8>, done: &mut Done) {
+        let Envelope { executor_id, mission_id: Some(mission), ts, body: Body::Mission(event) } =
+            &frame.envelope
+        else {
+            return;
+        };
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let executor = Some(executor_id.as_str());
+        let applied = held.happened(event, executor, *ts, journal::digest(&frame.raw));
+        if applied == Applied::Duplicate {
+            return;
+        }
+        if applied == Applied::Moved {
+            self.progress_only = false;
+            tracing::info!(
+                session.id = %self.session, mission.id = %mission, event.kind = event.name(), mission.state = %held.state,
+                "mission moved"
+            );
+            if held.phase == Phase::Ended {
+                done.unfollow.push(mission.clone());
+            }
+        }
+        if let Some(line) = Line::event(clock::wall(), mission.clone(), applied, &frame.raw) {
+            line.write(lines);
+        }
+    }
+
+    /// The registry's own record: its events first, then whatever they leave unexplained.
+    fn take_status(
+        &mut self,
+        mission: &MissionId,
+        status: &MissionStatus,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
+        for raw in &status.recent_events {
+            if let Ok(frame) = Frame::parse(raw.get()) {
+                self.take_event(&frame, lines, done);
+            }
+        }
+        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let known = status.executor_id.clone();
+        if held.phase == Phase::Claimed {
+            held.assigned(known.as_ref().map(ExecutorId::as_str), None, clock::wall());
+            let executor_id = known.as_ref().map(|id| id.as_str().to_owned());
+            let mission_id = mission.clone();
+            Line::Assigned { ts: clock::wall(), mission_id, executor_id, estimated_start: None }.write(lines);
+            self.progress_only = false;
+        } else if let (Some(executor), None) = (&known, &held.executor) {
+            held.executor = Some(executor.as_str().to_owned());
+            held.set("executorId", crate::session::json::quoted(executor.as_str()));
+        }
+        if let Some(event) = unexplained(held, status)
+            && let Some(executor) =
+                known.or_else(|| held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok()))
+        {
+            let ts =
+                status.completed_at.or(status.updated_at).unwrap_or_else(clock::wall).max(held.state_since);
+            let envelope = Envelope::mission(executor, mission.clone(), ts, event);
+            let raw = Arc::from(encode_envelope(&envelope));
+            self.take_event(&Frame { raw, envelope }, lines, done);
+        }
+    }
+}
+
+/// The event that would explain the registry's record where its recent events do not.
+fn unexplained(held: &Held, status: &MissionStatus) -> Option<MissionEvent> {
+    use MissionState as S;
+    if held.state == status.state || held.state.is_terminal() {
+        return None;
+    }
+    match status.state {
+        S::Done => Some(MissionEvent::Completed {
+            exit_code: status.exit_code,
+            tokens_total: None,
+            summary: None,
+            artifacts: Vec::new(),
+        }),
+        S::Failed => Some(MissionEvent::Failed {
+            reason: None,
+            error: status.error.clone(),
+            exit_code: status.exit_code,
+            tokens_total: None,
+        }),
+        S::Aborted => Some(MissionEvent::Aborted { aborted_by: None, reason: status.error.clone() }),
+        S::Running if matches!(held.state, S::Queued | S::Assigned | S::Suspended) => {
+            Some(MissionEvent::Started {
+                agent_runtime: None,
+                pty_session_id: status.pty_session_ref.clone(),
+            })
+        }
+        S::Running => Some(MissionEvent::Resumed { resumed_from: Some(held.state) }),
+        S::Paused => Some(MissionEvent::Paused { reason: None }),
+        S::Suspended => Some(MissionEvent::Suspended { checkpoint_id: None, reason: None }),
+        // A question without its id cannot be answered; its own event brings both.
+        S::HitlRequired | S::Queued | S::Assigned => None,
+    }
+}
