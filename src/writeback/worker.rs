@@ -34,8 +34,8 @@ const REST_FACTOR: u32 = 4;
 /// Writes shorter than this need no rest, unless more is certain to come.
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
 
-/// While more missions of a session are on their way, it rests at least this long. A tenth of the second within which
-/// the file must agree with the registry.
+/// While more missions of a session are on their way, it rests twice as long, and at least this long: claims wait while
+/// their file is written. A tenth of the second within which the file must agree with the registry.
 const REST_WHEN_BUSY: Duration = Duration::from_millis(100);
 
 /// Progress alone is written this often.
@@ -419,7 +419,7 @@ impl Folder {
             self.writes += 1;
             entry.last_write = Some(now);
             let busy = done.activity == Activity::Busy;
-            let rest = if busy { (took * REST_FACTOR).max(REST_WHEN_BUSY) } else { took * REST_FACTOR };
+            let rest = if busy { (took * 2 * REST_FACTOR).max(REST_WHEN_BUSY) } else { took * REST_FACTOR };
             entry.write_at = (busy || took > CHEAP_WRITE).then(|| now + rest);
         }
         if let Some(error) = &done.write_error {
