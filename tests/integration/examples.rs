@@ -131,6 +131,8 @@ async fn a_session_that_is_written_is_told() {
     line_with(&mut lines, "s1: 0 missions").await;
     std::fs::write(session.join("session.json"), r#"{"id": "s1", "missions": [{"id": "m"}]}"#).unwrap();
     line_with(&mut lines, "s1: 1 missions").await;
+}
+
 #[test]
 fn resources_are_leased_worked_in_and_given_back() {
     let repository = crate::support::repository::Repository::new();
