@@ -25,9 +25,12 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Returns what to log: as asked, else what suits the command. A demonstration shows its story on the same terminal.
+    /// Returns what to log: as asked, else what suits the command. A demonstration and the verbs of Mission Control
+    /// answer on the same terminal.
     pub fn log_directives(&self) -> &str {
-        let default = if matches!(self.command, Command::Demo(_)) { "warn" } else { "info" };
+        let is_verb = matches!(&self.command, Command::Mc(verb) if !matches!(verb, mc::Mc::Bridge(_)));
+        let is_quiet = is_verb || matches!(self.command, Command::Demo(_));
+        let default = if is_quiet { "warn" } else { "info" };
         self.logging.log.as_deref().unwrap_or(default)
     }
 }
@@ -36,7 +39,7 @@ impl Arguments {
 #[derive(Debug, Clone, Args)]
 pub struct Logging {
     /// Log at this level or by these directives, such as `debug` or `info,aiwg_rs::dispatcher=trace`; default: `info`,
-    /// and `warn` for `demo`
+    /// and `warn` for `demo` and the verbs of `mc` that answer and end
     #[arg(long, global = true, env = "AIWG_RS_LOG", value_name = "LEVEL", help_heading = "Logging")]
     pub log: Option<String>,
     /// Write log lines for people, or as JSON; `auto` means people on a terminal, JSON elsewhere

@@ -187,7 +187,9 @@ pub fn lines(
         let sessions = if quiet == 1 { "1 session has".to_owned() } else { format!("{quiet} sessions have") };
         lines.push(format!("{sessions} nothing open; aiwg-rs mc list shows all"));
     }
-    lines.extend(overview.ignored.iter().map(|ignored| format!("note: {ignored}")));
+    for ignored in &overview.ignored {
+        lines.extend(table::hanging("note: ", ignored, width));
+    }
     lines
 }
 
@@ -369,8 +371,7 @@ fn details(folder: &Folder, line: &MissionLine<'_>, now: Timestamp, width: u16) 
     let mut fact = |label: &str, text: &str| {
         for (index, line) in text.lines().enumerate() {
             let label = if index == 0 { label } else { "" };
-            let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            lines.extend(table::hanging(&format!("{label:<LABEL$}"), &line, width));
+            lines.extend(table::hanging(&format!("{label:<LABEL$}"), line, width));
         }
     };
     fact("mission", &format!("{}/{}", line.session, line.id));

@@ -165,7 +165,7 @@ impl Note {
     fn lines(&self, width: u16) -> Vec<String> {
         let indent = " ".repeat(usize::from(INDENT));
         match self {
-            Self::Command(text) => vec![format!("{indent}{text}")],
+            Self::Command(text) => vec![format!("{indent}{}", plain(text))],
             Self::Text(text) => hanging(&indent, text, width),
         }
     }
@@ -173,6 +173,7 @@ impl Note {
 
 /// Breaks a text into lines of at most `width`.
 pub fn wrapped(text: &str, width: u16) -> Vec<String> {
+    let text = plain(text);
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     table.add_row(vec![text]);
@@ -192,8 +193,13 @@ pub fn hanging(label: &str, text: &str, width: u16) -> Vec<String> {
     wrapped(text, room).into_iter().enumerate().map(line).collect()
 }
 
+/// Replaces what could steer a terminal: what is shown was written by others.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn single(cells: &[String]) -> Row {
-    let mut row = Row::from(cells.to_vec());
+    let mut row: Row = cells.iter().map(|cell| plain(cell)).collect::<Vec<_>>().into();
     row.max_height(1);
     row
 }
@@ -258,6 +264,14 @@ mod tests {
             assert!(lines[3].starts_with("    words"));
             assert_eq!(lines.last().unwrap(), "    run this");
         }
+    }
+
+    #[test]
+    fn nothing_that_is_shown_can_steer_the_terminal() {
+        let evil = "\u{1b}[2J\u{7}evil\r";
+        let mut sheet = Sheet::new(vec![Column::fixed("ID"), Column::rest("WHAT")]);
+        sheet.row(vec![evil.to_owned(), evil.to_owned()]).note(evil).command(evil);
+        assert!(sheet.lines(80).iter().all(|line| !line.contains(char::is_control)));
     }
 
     #[test]
