@@ -219,6 +219,7 @@ fn conclude(file: &Path) -> anyhow::Result<()> {
     output::styled(&format!("\nsessions/{SESSION}/session.json, as the bridge has left it:\n\n"))?;
     output::raw(text.as_bytes())?;
     let document = Document::parse(text.into_bytes())?;
+    output::styled(&format!("\n{}", timeline::summary(&document)))?;
     for part in script::parts() {
         let status =
             document.mission(part.id).and_then(|mission| mission.string("status")).unwrap_or_default();

@@ -31,12 +31,22 @@ impl Timeline {
 
 /// Formats one line of the timeline.
 pub fn line(at: Duration, mission: &str, status: &str, note: &str) -> String {
+    format!("{:>5.1} s  {}", at.as_secs_f64(), row(mission, status, note))
+}
+
+/// Returns a line for each mission of the session.
+pub fn summary(document: &Document) -> String {
+    let of = |mission: MissionView<'_>| {
+        let text = |key| mission.string(key).unwrap_or_default();
+        format!("  {}", row(&text("id"), &text("status"), &note(&mission)))
+    };
+    document.missions().map(of).collect()
+}
+
+fn row(mission: &str, status: &str, note: &str) -> String {
     let style = style(status);
-    let mut line =
-        format!("{:>5.1} s  {mission:<12}  {style}{status:<13}{style:#}  {note}", at.as_secs_f64());
-    line.truncate(line.trim_end().len());
-    line.push('\n');
-    line
+    let row = format!("{mission:<12}  {style}{status:<13}{style:#}  {note}");
+    format!("{}\n", row.trim_end())
 }
 
 fn note(mission: &MissionView<'_>) -> String {

@@ -22,7 +22,7 @@ const DRAWS: usize = 10;
 pub struct Arguments {
     /// A name for people; without it the id
     name: Option<String>,
-    /// The session's id, which names its directory; without it mc-<date>-<4 hex digits>
+    /// The session's id, which names its directory; without it one like mc-20260131-1f3a
     #[arg(long)]
     id: Option<SessionId>,
     /// Refuse more unfinished missions than this; 0 is no limit
