@@ -216,6 +216,32 @@ impl ExecutorArguments {
     }
 }
 
+impl ExecutorArguments {
+    /// Lays what another command was told over these.
+    pub fn adjust(
+        &mut self,
+        runtime: Option<String>,
+        resources: Option<String>,
+        concurrency: Option<usize>,
+        drain: bool,
+    ) {
+        self.runtime = runtime.or(self.runtime.take());
+        self.default_resources = resources.or(self.default_resources.take());
+        self.max_concurrency = concurrency.or(self.max_concurrency);
+        self.drain |= drain;
+    }
+
+    /// Keeps missions and logs there, if anywhere else than by default.
+    pub fn keep_state_in(&mut self, directory: Option<PathBuf>) {
+        self.state_dir = directory.or(self.state_dir.take());
+    }
+
+    /// Says whether resources are named, even if none.
+    pub fn names_resources(&self) -> bool {
+        self.default_resources.is_some()
+    }
+}
+
 /// Reads the settings and puts flags over them.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ pub mod nearest;
 pub mod output;
 pub mod provision;
 pub mod serve;
+pub mod up;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -66,6 +67,8 @@ pub enum Command {
     /// Mission Control: queue missions in a folder and have them run
     #[command(subcommand)]
     Mc(mc::Mc),
+    /// Run registry, bridge and executor in one process, for this repository
+    Up(up::Arguments),
     /// Run missions on this host
     Executor(Box<executor::ExecutorArguments>),
     /// The same under the name of the Node program
@@ -93,6 +96,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Mc(verb) => mc::run(verb).await,
+        Command::Up(arguments) => Box::pin(up::run(arguments)).await,
         Command::Executor(arguments) | Command::LocalExecutor(executor::LocalExecutor::Serve(arguments)) => {
             executor::run(*arguments).await
         }

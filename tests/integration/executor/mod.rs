@@ -6,6 +6,7 @@ mod load;
 mod orders;
 mod restarts;
 mod surface;
+mod up;
 
 use crate::support::DEADLINE;
 use crate::support::repository::Repository;
