@@ -330,7 +330,7 @@ fn turn(status: &BridgeStatus) -> String {
     match (status.in_flight, status.queued) {
         (_, 0) => "the bridge takes it within a moment".to_owned(),
         (open, queued) => {
-            format!("it waits for its turn: {open} requests are open, {queued} missions are waiting")
+            format!("it waits for its turn; requests open: {open}, missions waiting: {queued}")
         }
     }
 }
@@ -503,10 +503,7 @@ mod tests {
     fn a_healthy_bridge_leaves_only_the_turn() {
         assert_eq!(why(status(), QUEUED).text, "the bridge takes it within a moment");
         let busy = BridgeStatus { in_flight: 64, queued: 900, ..status() };
-        assert_eq!(
-            why(busy, QUEUED).text,
-            "it waits for its turn: 64 requests are open, 900 missions are waiting"
-        );
+        assert_eq!(why(busy, QUEUED).text, "it waits for its turn; requests open: 64, missions waiting: 900");
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Arguments {
     /// The mission's id; without it m-<8 hex digits>
     #[arg(long, value_name = "ID")]
     id: Option<MissionId>,
-    /// Let the agent's loop run at most this often; the default is Mission Control's
+    /// Let the agent's loop go round at most this often; the default is enough for one that converges
     #[arg(long, default_value_t = 10, value_name = "N")]
     max_iterations: u32,
     /// Wait until it has ended, and end with its outcome: 0 done, 1 failed or aborted

@@ -228,8 +228,9 @@ fn bridge_lines(
     };
     let up = span(now.since(status.started_at));
     let work = match (status.in_flight, status.queued) {
-        (0, 0) => "idle".to_owned(),
-        (open, waiting) => format!("{open} requests open, {waiting} missions waiting"),
+        (0, 0) if status.delayed.is_empty() => "idle".to_owned(),
+        (0, 0) => format!("{} held up", missions(status.delayed.len())),
+        (open, waiting) => format!("{open} requests open, {} waiting", missions(waiting)),
     };
     lines.extend(table::hanging(
         "bridge   ",
@@ -253,6 +254,10 @@ fn bridge_lines(
         lines.extend(table::hanging("watching ", &format!("by polling: {}", one_line(why)), width));
     }
     lines
+}
+
+fn missions(count: usize) -> String {
+    if count == 1 { "1 mission".to_owned() } else { format!("{count} missions") }
 }
 
 /// Picks the missions that somebody wants to see now, the ones that need somebody first.
