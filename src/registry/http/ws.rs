@@ -251,6 +251,10 @@ impl Line {
                 close(&mut self.socket, code, reason).await;
                 false
             }
+            None if self.app.shutdown.is_started() => {
+                close(&mut self.socket, CLOSE_NORMAL, "the registry is shutting down").await;
+                false
+            }
             // The worker has given this line up: it was too slow.
             None => {
                 close(&mut self.socket, 1008, "too slow").await;
