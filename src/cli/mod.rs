@@ -80,7 +80,7 @@ pub enum Command {
     /// Lease worktrees and ports for a script or another tool
     Provision(provision::ProvisionArguments),
     /// Run the registry: executors register, missions are routed, events fan out
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -102,7 +102,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
         }
         Command::ExecutorRunner(arguments) => executor::run_runner(arguments).await,
         Command::Provision(arguments) => provision::run(arguments).await,
-        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Serve(arguments) => serve::run(*arguments).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "aiwg-rs", &mut script);

@@ -7,6 +7,7 @@ use crate::registry::acceptor::Listener;
 use crate::registry::identity::IdentityError;
 use crate::registry::operator_token::{self, OperatorTokenError};
 use crate::registry::server::{self, ServeError};
+use crate::registry::webhook::Webhook;
 use crate::registry::{Config, identity_path, tls, unix_socket};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,23 @@ pub struct Arguments {
     /// Keep the operator token in this file; made when it is absent and the registry can be reached from other hosts
     #[arg(long, env = "AIWG_RS_OPERATOR_TOKEN_FILE", value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
+    /// Send events to this URL as they happen, each at least once; repeat it for more
+    #[arg(long = "webhook", env = "AIWG_RS_WEBHOOKS", value_delimiter = ',', value_name = "URL")]
+    pub webhooks: Vec<String>,
+    /// Send webhooks only events whose name begins so, such as `mission.completed`; repeat it for more
+    #[arg(
+        long = "webhook-event",
+        env = "AIWG_RS_WEBHOOK_EVENTS",
+        value_delimiter = ',',
+        value_name = "KIND"
+    )]
+    pub webhook_events: Vec<String>,
+    /// Sign webhooks with the secret in this file
+    ///
+    /// Made when it is absent. The header `X-AIWG-Signature` is `t=<seconds>,v1=<hex>`, the HMAC-SHA256 of
+    /// `<seconds>.<body>` under the secret.
+    #[arg(long, env = "AIWG_RS_WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
     /// Let nothing be changed over HTTP
     #[arg(long, env = "AIWG_RS_READ_ONLY")]
     pub read_only: bool,
@@ -100,7 +118,15 @@ impl Arguments {
             }
             None => None,
         };
+        let secret = self.webhook_secret_file.as_deref().map(operator_token::read_or_create);
+        let secret = secret.transpose().map_err(untrusted)?;
+        let webhook = |url: &String| Webhook {
+            url: url.clone(),
+            kinds: self.webhook_events.clone(),
+            secret: secret.clone(),
+        };
         Ok(Config {
+            webhooks: self.webhooks.iter().map(webhook).collect(),
             state_dir: Some(state_dir),
             identity_file: Some(path.map_err(refused)?),
             forward_timeout: self.forward_timeout,

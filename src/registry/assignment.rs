@@ -161,7 +161,24 @@ impl Machine {
             return Err(Refusal::MissionNotFound { id: mission_id.to_string() });
         };
         held.ticket = None;
-        let has_spoken = held.mission.is_accepted;
+        let (has_spoken, had_ended) = (held.mission.is_accepted, held.mission.state.is_terminal());
+        let answer = self.settle(forward, outcome, has_spoken, now, fx);
+        if had_ended {
+            // Faster than its answer: only now may it leave the memory.
+            self.has_ended(mission_id);
+        }
+        answer
+    }
+
+    fn settle(
+        &mut self,
+        forward: &Forward,
+        outcome: ForwardOutcome,
+        has_spoken: bool,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<DispatchResponse, Refusal> {
+        let mission_id = &forward.mission_id;
         match outcome {
             ForwardOutcome::Accepted { estimated_start } => {
                 Ok(self.accepted(forward, estimated_start, now, fx))

@@ -326,6 +326,7 @@ impl Machine {
     /// Takes note that a connection sent a valid frame: it is the executor.
     pub(super) fn hear(&mut self, id: &ExecutorId, connection: ConnectionId, now: Now, fx: &mut Effects) {
         let Some(executor) = self.executors.get_mut(id) else { return };
+        executor.record.last_event_ts = Some(now.wall);
         match executor.line {
             Some(line) if line.connection == connection && line.has_spoken => return,
             Some(line) if line.connection == connection => {}
@@ -344,7 +345,6 @@ impl Machine {
         executor.grace_ends = None;
         executor.dial_at = None;
         executor.record.disconnected_at = None;
-        executor.record.last_event_ts = Some(now.wall);
         self.routing.update(id, |candidate| candidate.connected = true);
     }
 
@@ -538,6 +538,202 @@ impl Machine {
     fn write_executor(&self, id: &ExecutorId, fx: &mut Effects) {
         if let Some(executor) = self.executors.get(id) {
             fx.writes.push(Write::Executor(Box::new(executor.record.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lifecycle::{Happening, Transition, transition};
+    use crate::protocol::executor_v1::{DispatchRequest, TransportEndpoints};
+    use crate::protocol::route::OperatorCommand;
+    use crate::registry::assignment::{DispatchCall, Dispatched};
+    use crate::registry::following::Verdict;
+    use crate::registry::idempotency::Fingerprint;
+    use crate::registry::record::{Forward, ForwardOutcome};
+    use proptest::prelude::*;
+
+    fn executor_id() -> ExecutorId {
+        ExecutorId::new("0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11").unwrap()
+    }
+
+    fn registration(resumable: bool) -> RegisterRequest {
+        let capabilities = if resumable { vec!["resumable".to_owned()] } else { Vec::new() };
+        let url = "http://h".to_owned();
+        RegisterRequest {
+            executor_id: executor_id(),
+            name: "e".to_owned(),
+            version: "1".to_owned(),
+            spec_version: "1.0.0".to_owned(),
+            transport_endpoints: TransportEndpoints { rest: url.clone(), ws: url, grpc: None },
+            capabilities,
+            a2a_instance_id: None,
+        }
+    }
+
+    fn call(mission: u8) -> DispatchCall {
+        let body = format!(r#"{{"mission_id":"m-{mission}","objective":"o"}}"#);
+        DispatchCall {
+            session: "s".to_owned(),
+            key: format!("m-{mission}"),
+            fingerprint: Fingerprint::of(body.as_bytes()),
+            request: DispatchRequest::parse(body.as_bytes()).unwrap(),
+        }
+    }
+
+    fn frame(mission: u8, happening: Happening) -> Frame {
+        let text = format!(
+            r#"{{"event":"{}","executor_id":"{}","mission_id":"m-{mission}","ts":"2026-01-01T00:00:00Z","data":{{"hitl_id":"h","prompt":"?","response":"!"}}}}"#,
+            happening.as_wire(),
+            executor_id()
+        );
+        Frame::parse(&text).unwrap()
+    }
+
+    fn resync(owned: &[u8]) -> Frame {
+        let owned = owned.iter().map(|mission| MissionId::new(format!("m-{mission}")).unwrap()).collect();
+        let event = ExecutorEvent::Resync { owned_mission_ids: owned };
+        Frame::encode(Envelope::executor(executor_id(), Timestamp::from_millis(0), event))
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Dispatch(u8),
+        /// The oldest open forward ends.
+        Outcome(u8),
+        Event(u8, usize),
+        Resync(Vec<u8>),
+        Connect,
+        Disconnect,
+        Order(u8, u8),
+        Wait(u16),
+        Register,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0_u8..4).prop_map(Step::Dispatch),
+            3 => (0_u8..5).prop_map(Step::Outcome),
+            4 => (0_u8..4, 0..Happening::ALL.len()).prop_map(|(m, h)| Step::Event(m, h)),
+            1 => prop::collection::vec(0_u8..5, 0..4).prop_map(Step::Resync),
+            2 => Just(Step::Connect),
+            1 => Just(Step::Disconnect),
+            1 => (0_u8..4, 0_u8..3).prop_map(|(m, c)| Step::Order(m, c)),
+            1 => (0_u16..60_000).prop_map(Step::Wait),
+            1 => Just(Step::Register),
+        ]
+    }
+
+    fn outcome(number: u8) -> ForwardOutcome {
+        let message = "no".to_owned();
+        match number {
+            0 | 1 => ForwardOutcome::Accepted { estimated_start: None },
+            2 => ForwardOutcome::Refused { status: 500, message, retry_after_seconds: None },
+            3 => ForwardOutcome::Unreachable { message },
+            _ => ForwardOutcome::Uncertain { message },
+        }
+    }
+
+    /// Checks what must hold after every step.
+    fn hold(machine: &Machine) -> Result<(), TestCaseError> {
+        let mut live: BTreeMap<&ExecutorId, u64> = BTreeMap::new();
+        for held in machine.missions.values() {
+            let mission = &held.mission;
+            prop_assert!(held.recent.len() <= 50);
+            prop_assert_eq!(mission.state.is_terminal(), mission.completed_at.is_some());
+            prop_assert!(mission.question.is_none() || mission.state == MissionState::HitlRequired);
+            let listed =
+                machine.live.get(&mission.executor_id).is_some_and(|live| live.contains(&mission.id));
+            prop_assert_eq!(listed, !mission.state.is_terminal());
+            *live.entry(&mission.executor_id).or_default() += u64::from(listed);
+        }
+        for (executor, count) in live {
+            prop_assert_eq!(machine.active_count(executor), count);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn whatever_happens_ends_are_final_counts_are_right_and_no_timer_is_overdue(
+            resumable in any::<bool>(),
+            steps in prop::collection::vec(step(), 0..60),
+        ) {
+            let mut machine = Machine::new(Config::default());
+            let start = Instant::now();
+            let (mut passed, mut connection) = (Duration::ZERO, 0);
+            let mut forwards: VecDeque<Forward> = VecDeque::new();
+            let mut ended: HashMap<(MissionId, Ticket), MissionState> = HashMap::new();
+            for step in std::iter::once(Step::Register).chain(std::iter::once(Step::Connect)).chain(steps) {
+                passed += Duration::from_millis(1);
+                let mut fx = Effects::default();
+                if let Step::Wait(millis) = &step {
+                    passed += Duration::from_millis(u64::from(*millis));
+                }
+                let now = Now { instant: start + passed, wall: Timestamp::from_millis(0).plus(passed) };
+                match step {
+                    Step::Register => {
+                        machine.register(registration(resumable), [0; 32], false, now, &mut fx);
+                    }
+                    Step::Dispatch(mission) => {
+                        if let Ok(Dispatched::OnItsWay(_)) = machine.dispatch(call(mission), now, &mut fx) {
+                            prop_assert!(machine.executors[&executor_id()].line.is_some());
+                        }
+                    }
+                    Step::Outcome(number) => {
+                        if let Some(forward) = forwards.pop_front() {
+                            machine.forwarded(&forward, outcome(number), now, &mut fx).ok();
+                        }
+                    }
+                    Step::Event(mission, happening) => {
+                        let happening = Happening::ALL[happening];
+                        let id = MissionId::new(format!("m-{mission}")).unwrap();
+                        let before = machine.missions.get(&id).map(|held| held.mission.state);
+                        let verdict =
+                            machine.frame(&executor_id(), ConnectionId(connection), frame(mission, happening), now, &mut fx);
+                        if let (Verdict::Accepted, Some(before)) = (verdict, before) {
+                            let after = machine.missions[&id].mission.state;
+                            let expected = match transition(before, happening) {
+                                Transition::To(next) => next,
+                                Transition::Stay | Transition::Refused => before,
+                            };
+                            prop_assert_eq!(after, expected);
+                        }
+                    }
+                    Step::Resync(owned) => {
+                        machine.frame(&executor_id(), ConnectionId(connection), resync(&owned), now, &mut fx);
+                    }
+                    Step::Connect => {
+                        connection += 1;
+                        machine.attach(&executor_id(), ConnectionId(connection), Opened::ByTokenHolder, now, &mut fx);
+                    }
+                    Step::Disconnect => machine.detach(&executor_id(), ConnectionId(connection), now, &mut fx),
+                    Step::Order(mission, command) => {
+                        let command = [OperatorCommand::Pause, OperatorCommand::Resume, OperatorCommand::Abort]
+                            [usize::from(command)];
+                        machine.command(&format!("m-{mission}"), command, now, &mut fx).ok();
+                    }
+                    Step::Wait(_) => {}
+                }
+                machine.tick(now, &mut fx);
+                prop_assert!(machine.next_wakeup().is_none_or(|at| at > now.instant));
+                forwards.extend(fx.actions.into_iter().filter_map(|action| match action {
+                    Action::Forward(forward) => Some(forward),
+                    Action::Publish(_) | Action::Send(..) | Action::Close(..) | Action::Promote(_)
+                    | Action::Demote(_) | Action::Dial(_) => None,
+                }));
+                hold(&machine)?;
+                // An ended attempt stays as it ended; only a new dispatch, which has another ticket, begins anew.
+                for held in machine.missions.values().filter(|held| held.mission.state.is_terminal()) {
+                    if let Some(ticket) = held.ticket {
+                        let state = held.mission.state;
+                        let first = *ended.entry((held.mission.id.clone(), ticket)).or_insert(state);
+                        prop_assert_eq!(first, state);
+                    }
+                }
+            }
         }
     }
 }

@@ -37,13 +37,16 @@ pub mod routing;
 mod row;
 pub mod schema;
 pub mod server;
+pub mod signature;
 pub mod store;
 pub mod tls;
 pub mod unix_socket;
 mod watchdog;
+pub mod webhook;
 pub mod worker;
 
 use crate::domain::secret::Token;
+use crate::registry::webhook::Webhook;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +70,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// What peers on other hosts have to send. Without it the registry listens to this host only.
     pub operator_token: Option<Token>,
+    /// Who is sent events as they happen.
+    pub webhooks: Vec<Webhook>,
     /// Nothing can be changed over HTTP.
     pub read_only: bool,
     /// Most connections at a time: 16,384, three times the executors that one registry is built for.
@@ -94,6 +99,7 @@ impl Default for Config {
             max_missions_per_executor: None,
             hosts: Vec::new(),
             operator_token: None,
+            webhooks: Vec::new(),
             read_only: false,
             max_connections: 16_384,
             max_connections_per_peer: 1_024,

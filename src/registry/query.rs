@@ -6,7 +6,7 @@ use crate::registry::record::{Mission, StoredEvent};
 use crate::registry::row;
 use crate::registry::store::{Reader, StoreError};
 use rusqlite::types::Value;
-use rusqlite::{params, params_from_iter};
+use rusqlite::{OptionalExtension as _, params, params_from_iter};
 
 /// Which missions are wanted, newest first.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +107,17 @@ pub fn events(
         let events = rows.collect::<rusqlite::Result<Vec<_>>>()?;
         let last = events.last().map(|event| event.seq);
         Ok((events.into_iter().filter(|event| filter.wants(event)).collect(), last))
+    })
+}
+
+/// Returns up to which event a webhook has been sent everything; `None` for one that is new.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn webhook_place(reader: &Reader, url: &str) -> Result<Option<u64>, StoreError> {
+    reader.read(|connection| {
+        let query = "SELECT reached FROM webhooks WHERE url = ?1";
+        connection.query_row(query, [url], |row| row.get(0)).optional()
     })
 }
 

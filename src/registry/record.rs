@@ -145,6 +145,8 @@ pub enum Write {
     Key(String, KeyEntry),
     /// The mission never reached anyone: its key may be used again.
     ForgetKey(String),
+    /// A webhook has been sent everything up to this event.
+    Webhook(String, u64),
     /// Write anything at all, to see that it can be done.
     Probe,
     /// Keep this event.

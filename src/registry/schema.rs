@@ -4,7 +4,7 @@
 //! transaction. A store of a newer version is refused.
 
 /// The version that this program writes, and with it the number of steps.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Marks the file as ours: "AIRG".
 pub const APPLICATION_ID: i32 = 0x4149_5247;
@@ -14,7 +14,8 @@ pub const APPLICATION_ID: i32 = 0x4149_5247;
 /// Missions are numbered in the order of their first dispatch, and their rows are found by that number: an identifier, often
 /// random, costs one index entry when a mission begins and nothing when it moves. The key of the present attempt is in the
 /// mission's row; `keys` holds the others, and those that are not the mission's id.
-pub const STEPS: [&str; 1] = ["
+pub const STEPS: [&str; 2] = [
+    "
 CREATE TABLE executors (
     executor_id     TEXT PRIMARY KEY,
     registration    TEXT NOT NULL,
@@ -74,4 +75,11 @@ CREATE TABLE events (
     raw         TEXT NOT NULL
 ) STRICT;
 CREATE INDEX events_by_mission ON events (mission_id, seq) WHERE mission_id IS NOT NULL;
-"];
+",
+    "
+CREATE TABLE webhooks (
+    url     TEXT PRIMARY KEY,
+    reached INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+",
+];

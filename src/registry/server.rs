@@ -20,6 +20,7 @@ use crate::registry::outlet::{Outlet, Releaser, Retention};
 use crate::registry::recovery::Snapshot;
 use crate::registry::store::{Reader, Store, StoreError};
 use crate::registry::watchdog;
+use crate::registry::webhook::Delivery;
 use crate::registry::worker::{Registry, Worker};
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
@@ -134,7 +135,7 @@ async fn assemble(
     let releaser = Releaser {
         registry: registry.clone(),
         hub: Arc::clone(&hub),
-        client: Arc::new(ExecutorClient::new(http, config.forward_timeout)),
+        client: Arc::new(ExecutorClient::new(http.clone(), config.forward_timeout)),
         identities: Arc::clone(&identities),
         dialer: Dialer::new(
             Arc::clone(&identities),
@@ -162,6 +163,17 @@ async fn assemble(
         dial_attempts: HashMap::new(),
     };
     tasks.spawn("registry", worker.run());
+    for webhook in &config.webhooks {
+        let delivery = Delivery {
+            webhook: webhook.clone(),
+            http: http.clone(),
+            reader: Arc::clone(&reader),
+            hub: Arc::clone(&hub),
+            registry: registry.clone(),
+            shutdown: shutdown.clone(),
+        };
+        tasks.spawn("webhook", delivery.run());
+    }
     Ok(Arc::new(App {
         registry,
         issuer: Issuer::start(Arc::clone(&identities), tasks),

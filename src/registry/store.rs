@@ -201,6 +201,11 @@ impl Store {
                 Write::ForgetKey(key) => {
                     transaction.prepare_cached("DELETE FROM keys WHERE key = ?1")?.execute([key])?;
                 }
+                Write::Webhook(url, reached) => {
+                    let mut statement = transaction
+                        .prepare_cached("INSERT OR REPLACE INTO webhooks (url, reached) VALUES (?1, ?2)")?;
+                    statement.execute(params![url, reached])?;
+                }
                 Write::Probe => transaction.pragma_update(None, "application_id", APPLICATION_ID)?,
                 Write::Event(event) => row::put_event(&transaction, event)?,
             }

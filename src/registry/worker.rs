@@ -102,6 +102,10 @@ pub(super) enum Message {
         id: ExecutorId,
         reply: Reply<(Vec<Arc<str>>, Subscription)>,
     },
+    WebhookReached {
+        url: String,
+        seq: u64,
+    },
     Probe {
         reply: Reply<()>,
     },
@@ -157,6 +161,11 @@ impl Registry {
     /// [`Refusal::Unavailable`] when the registry is ending.
     pub async fn executors(&self) -> Result<Vec<ExecutorStatus>, Refusal> {
         self.ask(|reply| Message::Executors { reply }).await
+    }
+
+    /// Notes that a webhook has been sent everything up to an event.
+    pub(super) async fn webhook_reached(&self, url: &str, seq: u64) {
+        self.tell(Message::WebhookReached { url: url.to_owned(), seq }).await;
     }
 
     /// Waits until everything decided so far is on disk.
@@ -345,6 +354,10 @@ impl Worker {
                 let replay = self.machine.replay(&id);
                 let hub = Arc::clone(&self.hub);
                 Box::new(move || drop(reply.send((replay, hub.subscribe(Some(&id))))))
+            }
+            Message::WebhookReached { url, seq } => {
+                fx.writes.push(Write::Webhook(url, seq));
+                return None;
             }
             Message::Probe { reply } => {
                 fx.writes.push(Write::Probe);

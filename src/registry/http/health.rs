@@ -22,6 +22,13 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Refusal> 
     Ok(Json(json!({"status": "ready"})))
 }
 
+/// `GET /api/v1/openapi.json`: this surface, written by hand and compared with the answers by a test.
+pub async fn openapi() -> Response {
+    let mut response = include_str!("openapi.json").into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     let mut gauges = app.registry.gauges().await?;

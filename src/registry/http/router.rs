@@ -21,6 +21,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/health", get(health::health))
         .route("/api/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/api/v1/openapi.json", get(health::openapi))
         .route("/api/v1/executors/register", post(executors::register))
         .route("/api/v1/executors", get(executors::list))
         .route("/api/v1/executors/{id}", get(executors::get).delete(executors::delete))

@@ -26,7 +26,7 @@ pub(crate) async fn soon<T>(fact: impl Future<Output = T>) -> T {
 
 /// Runs beside the test; whoever starts it ends it.
 #[expect(clippy::disallowed_methods, reason = "a peer is no task of the program under test")]
-fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(work)
 }
 

@@ -1,0 +1,86 @@
+//! Events out to webhooks.
+
+use super::peer::{Peer, Serve, soon};
+use aiwg_rs::domain::secret::Token;
+use aiwg_rs::registry::webhook::Webhook;
+use aiwg_rs::registry::{Config, signature};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+
+#[derive(Default)]
+struct Receiver {
+    /// So many requests are answered 503 first.
+    refuse: usize,
+    taken: Vec<(HeaderMap, String)>,
+}
+
+async fn take(State(receiver): State<Arc<Mutex<Receiver>>>, headers: HeaderMap, body: String) -> StatusCode {
+    let mut receiver = receiver.lock().unwrap();
+    if receiver.refuse > 0 {
+        receiver.refuse -= 1;
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    receiver.taken.push((headers, body));
+    StatusCode::NO_CONTENT
+}
+
+#[tokio::test]
+async fn events_are_delivered_in_order_signed_retried_and_go_on_after_a_restart() {
+    let receiver = Arc::new(Mutex::new(Receiver { refuse: 1, ..Receiver::default() }));
+    let app = axum::Router::new().route("/hook", axum::routing::post(take)).with_state(Arc::clone(&receiver));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let receiving = super::peer::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let folder = tempfile::tempdir().unwrap();
+    let config = || Config {
+        state_dir: Some(folder.path().to_owned()),
+        identity_file: Some(folder.path().join("ids.json")),
+        webhooks: vec![Webhook {
+            url: url.clone(),
+            kinds: vec!["mission.".to_owned()],
+            secret: Some(Token::new("hook-secret")),
+        }],
+        ..Config::default()
+    };
+    let serve = Serve::with(config()).await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-1").await;
+    for number in 0..5 {
+        line.say(&peer.frame("mission.progress", Some("m-1"), json!({"iteration": number}))).await;
+    }
+    let count = |wanted: usize| {
+        let receiver = Arc::clone(&receiver);
+        soon(async move {
+            while receiver.lock().unwrap().taken.len() < wanted {
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    count(5).await;
+    serve.stop().await;
+    let serve = Serve::with(config()).await;
+    let mut line = peer.connect(&serve, &["m-1"]).await;
+    line.say(&peer.frame("mission.completed", Some("m-1"), json!({}))).await;
+    count(7).await;
+    serve.stop().await;
+    receiving.abort();
+    let taken = std::mem::take(&mut receiver.lock().unwrap().taken);
+    let kinds: Vec<&str> =
+        taken.iter().map(|(headers, _)| headers["x-aiwg-event"].to_str().unwrap()).collect();
+    assert_eq!(kinds[..5], ["mission.progress"; 5]);
+    assert_eq!(
+        kinds[5..],
+        ["mission.started", "mission.completed"],
+        "not again what was delivered before the restart"
+    );
+    for (number, (headers, body)) in taken.iter().enumerate().take(5) {
+        let event: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(event["data"]["iteration"], number);
+        let signed = headers[signature::HEADER].to_str().unwrap();
+        let seconds = signed.strip_prefix("t=").unwrap().split(',').next().unwrap().parse().unwrap();
+        assert_eq!(signed, signature::sign(b"hook-secret", seconds, body.as_bytes()));
+    }
+}
