@@ -271,6 +271,7 @@ impl Machine {
                 mission.state = MissionState::Assigned;
                 mission.state_since = now.wall;
                 mission.state_ts = None;
+                mission.question = None;
             }
             mission.is_accepted = true;
             mission.updated_at = now.wall;

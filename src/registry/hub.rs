@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// How many events of one executor an observer may be behind.
-const RING: usize = 4096;
+const RING: usize = 16_384;
 
 /// Most events that are handed out at once.
 const BATCH: usize = 256;
@@ -159,12 +159,12 @@ mod tests {
     async fn a_slow_observer_is_told_what_it_missed_and_goes_on() {
         let hub = Hub::default();
         let mut slow = hub.subscribe(None);
-        for seq in 0..5000 {
+        for seq in 0..20_000 {
             hub.publish(&event(seq));
         }
         let batch = slow.next_batch().await.unwrap();
-        assert_eq!(batch.missed, 904);
-        assert_eq!(batch.events[0].seq, 904);
+        assert_eq!(batch.missed, 3_616);
+        assert_eq!(batch.events[0].seq, 3_616);
     }
 
     #[tokio::test]
