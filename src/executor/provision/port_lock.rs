@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -204,23 +205,20 @@ pub fn make_quiet_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// Returns the TCP ports between `first` and `last` that something listens on, on any address of this host.
+///
+/// It tries to listen there itself, for an instant. The kernel's table of sockets would tell as well, but reading it takes
+/// tens of milliseconds, for it walks all connections.
 pub fn listening(first: u16, last: u16) -> BTreeSet<u16> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
-    if tables.iter().all(Result::is_err) {
-        return (first..=last)
-            .filter(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_err())
-            .collect();
-    }
-    let text: String = tables.into_iter().flatten().collect();
-    text.lines().filter_map(listening_port).filter(|port| (first..=last).contains(port)).collect()
+    (first..=last).filter(|port| !is_free(*port)).collect()
 }
 
-/// Reads the port out of a line of the kernel's table, when its socket listens (state `0A`).
-fn listening_port(line: &str) -> Option<u16> {
-    let mut columns = line.split_ascii_whitespace().skip(1);
-    let (_address, port) = columns.next()?.rsplit_once(':')?;
-    let state = columns.nth(1)?;
-    if state == "0A" { u16::from_str_radix(port, 16).ok() } else { None }
+fn is_free(port: u16) -> bool {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        Ok(_given_back) => true,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
+        // No IPv6 here.
+        Err(_other) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok(),
+    }
 }
 
 #[cfg(test)]

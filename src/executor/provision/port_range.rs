@@ -14,7 +14,7 @@ use crate::executor::provision::provider::{
 };
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The kind's name.
@@ -151,18 +151,12 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
             name.unwrap_or(""),
         )));
     }
-    let (base, size, count) = layout.numbers();
-    let (first, last) = (port("basePort", base)?, port("blockCount", base + size * count - 1)?);
-    let busy = port_lock::listening(first, last);
+    let (base, _size, count) = layout.numbers();
     // Blocks of another layout in the same directory may overlap ours; a child's always overlaps its parent's.
-    let taken: Vec<(u16, u16)> = port_lock::list(&directory)?.into_iter().map(|(_, s, e)| (s, e)).collect();
-    let is_free = |block: &Block| busy.range(block.start..=block.end).next().is_none();
-    let crosses = |block: &Block, taken: &[(u16, u16)]| {
-        name.is_none()
-            && taken.iter().any(|&(s, e)| (s, e) != (block.start, block.end) && block.overlaps(s, e))
+    let crosses = |block: &Block, foreign: &[(u16, u16)]| {
+        name.is_none() && foreign.iter().any(|&(start, end)| block.overlaps(start, end))
     };
-    let usable: Vec<Block> =
-        layout.ring(&tenant.session_id).filter(|b| is_free(b) && !crosses(b, &taken)).collect();
+    let Locks { taken, foreign } = locks(&directory, &layout)?;
     let path_of = |block: &Block| directory.join(name.map_or_else(|| block.lock_name(), str::to_owned));
     let lock_for = |block: &Block| PortLock {
         session_id: tenant.session_id.clone(),
@@ -172,32 +166,51 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
         owner: tenant.owner.clone(),
         sharers: Vec::new(),
     };
+    let has_lock = |block: &Block| name.is_none() && taken.contains(&(block.start, block.end));
+    let is_usable =
+        |block: &Block| !crosses(block, &foreign) && port_lock::listening(block.start, block.end).is_empty();
+    let mut ring = layout.ring(&tenant.session_id).peekable();
     // The preferred block is worth asking after its owner; the others only when no free one is left.
-    let reclaim_first = usable.first().filter(|b| taken.contains(&(b.start, b.end)));
-    if let Some(block) = reclaim_first
+    if let Some(block) = ring.peek()
+        && has_lock(block)
+        && is_usable(block)
         && take_over(&path_of(block), &lock_for(block))?
     {
         return Ok(lease(&layout, block, &path_of(block), tenant.now));
     }
-    for block in usable.iter().filter(|b| name.is_some() || !taken.contains(&(b.start, b.end))) {
-        let (path, lock) = (path_of(block), lock_for(block));
+    for block in ring.filter(|block| !has_lock(block) && is_usable(block)) {
+        let (path, lock) = (path_of(&block), lock_for(&block));
         if !port_lock::create(&path, &lock)? {
             continue;
         }
         // Somebody with another layout may have looked at the directory when we did.
-        let now: Vec<_> = port_lock::list(&directory)?.into_iter().map(|(_, s, e)| (s, e)).collect();
-        if crosses(block, &now) {
+        if crosses(&block, &locks(&directory, &layout)?.foreign) {
             port_lock::remove(&path, &lock)?;
             continue;
         }
-        return Ok(lease(&layout, block, &path, tenant.now));
+        return Ok(lease(&layout, &block, &path, tenant.now));
     }
-    for block in &usable {
-        if take_over(&path_of(block), &lock_for(block))? {
-            return Ok(lease(&layout, block, &path_of(block), tenant.now));
+    for block in layout.ring(&tenant.session_id).filter(is_usable) {
+        if take_over(&path_of(&block), &lock_for(&block))? {
+            return Ok(lease(&layout, &block, &path_of(&block), tenant.now));
         }
     }
     Err(Box::new(NoFreeBlock { base_port: base, block_count: count, directory }))
+}
+
+/// Port ranges that have a lock file, dead owners included.
+struct Locks {
+    /// Blocks of the layout that was asked for.
+    taken: BTreeSet<(u16, u16)>,
+    /// All others.
+    foreign: Vec<(u16, u16)>,
+}
+
+fn locks(directory: &Path, layout: &Layout) -> Result<Locks, ProviderError> {
+    let blocks: BTreeSet<(u16, u16)> = layout.ring("").map(|block| (block.start, block.end)).collect();
+    let found = port_lock::list(directory)?.into_iter().map(|(_, start, end)| (start, end));
+    let (ours, foreign): (Vec<_>, Vec<_>) = found.partition(|range| blocks.contains(range));
+    Ok(Locks { taken: ours.into_iter().collect(), foreign })
 }
 
 fn take_over(path: &Path, lock: &PortLock) -> Result<bool, ProviderError> {
