@@ -2,6 +2,7 @@
 
 use super::machine::{Asked, Outcome};
 use crate::domain::secret::Token;
+use crate::domain::time::Timestamp;
 use crate::net::http::{Answer, Failure, Http};
 use crate::protocol::executor_v1::{DispatchAnswer, ExecutorList, MissionStatus};
 use crate::protocol::route::{self, OperatorCommand};
@@ -79,11 +80,18 @@ impl Client {
         }
     }
 
-    /// Asks whether the registry has a mission.
-    pub async fn ask(&self, mission: &str) -> Asked {
+    /// Asks whether the registry has a mission. With `not_before`, the record of a mission that had ended by then is the
+    /// record of an earlier run.
+    pub async fn ask(&self, mission: &str, not_before: Option<Timestamp>) -> Asked {
+        let is_earlier_run = |status: &MissionStatus| {
+            let ended = status.completed_at.or(status.updated_at);
+            status.state.is_terminal()
+                && not_before.is_some_and(|sent| ended.is_some_and(|ended| ended < sent))
+        };
         match self.get(&route::mission(mission)).await {
             Ok(answer) if answer.is_success() => {
                 match serde_json::from_slice::<MissionStatus>(&answer.body) {
+                    Ok(status) if is_earlier_run(&status) => Asked::NotKnown,
                     Ok(status) => {
                         Asked::Known { executor: status.executor_id.map(|id| id.as_str().to_owned()) }
                     }

@@ -98,6 +98,8 @@ pub enum Effect {
     Ask {
         /// Which mission.
         key: MissionKey,
+        /// In a later run: when its request left. What had ended by then was an earlier run.
+        not_before: Option<Timestamp>,
     },
     /// Ask whether the registry is there.
     Probe,
@@ -116,6 +118,7 @@ pub enum Effect {
 #[derive(Debug)]
 struct Flight {
     stage: Stage,
+    run: u32,
     attempts: u32,
     /// Answers "not known" or nothing so far, for an uncertain one.
     asked: u32,
@@ -213,7 +216,8 @@ impl Machine {
             self.slots_used += 1;
             if matches!(flight.stage, Stage::Uncertain { .. }) {
                 flight.stage = Stage::Asking;
-                effects.push(Effect::Ask { key });
+                let not_before = (flight.run > 1).then_some(flight.sent_at);
+                effects.push(Effect::Ask { key, not_before });
             } else {
                 flight.stage = Stage::Beginning;
                 effects.push(Effect::Tell(Order::Begin { key }));
@@ -224,6 +228,7 @@ impl Machine {
             self.slots_used += 1;
             let flight = Flight {
                 stage: Stage::Beginning,
+                run: 1,
                 attempts: 0,
                 asked: 0,
                 sent_at: now.wall,
@@ -252,6 +257,7 @@ impl Machine {
             return self.return_to_queue(key);
         }
         flight.stage = Stage::Sending;
+        flight.run = dispatch.run;
         flight.attempts = dispatch.attempt;
         flight.sent_at = now.wall;
         vec![Effect::Send { key, dispatch }]
@@ -263,12 +269,13 @@ impl Machine {
     }
 
     /// A bridge before us may have sent this one.
-    pub fn on_uncertain(&mut self, key: MissionKey, attempts: u32, since: Timestamp, now: Now) {
+    pub fn on_uncertain(&mut self, key: MissionKey, run: u32, attempts: u32, since: Timestamp, now: Now) {
         if self.flights.contains_key(&key) {
             return;
         }
         let flight = Flight {
             stage: Stage::Uncertain { until: now.instant },
+            run,
             attempts,
             asked: 0,
             sent_at: since,
@@ -465,6 +472,10 @@ impl Machine {
     }
 
     fn unreached(&mut self, cause: &str, now: Now) -> Vec<Effect> {
+        if self.config.on_unreachable == OnUnreachable::Fail {
+            // Everyone counts for themselves; nobody waits for anybody.
+            return Vec::new();
+        }
         if self.gate.on_unreachable(cause, now) {
             vec![Effect::Away { cause: cause.to_owned() }]
         } else {
@@ -590,6 +601,7 @@ mod tests {
             wire_session: "s".to_owned(),
             mission: "{}".to_owned(),
             idempotency_key: "k".to_owned(),
+            run: 1,
             attempt,
         }
     }
@@ -725,7 +737,7 @@ mod tests {
     #[test]
     fn one_that_the_registry_knows_is_not_sent_again() {
         let (mut machine, clock) = machine(0);
-        machine.on_uncertain(key(7), 1, clock.now().wall, clock.now());
+        machine.on_uncertain(key(7), 1, 1, clock.now().wall, clock.now());
         assert!(matches!(machine.advance(clock.now())[..], [Effect::Ask { .. }]));
         let effects = machine.on_asked(key(7), Asked::Known { executor: None }, clock.now());
         assert!(matches!(effects[..], [Effect::Tell(Order::Assigned { .. })]));
@@ -782,7 +794,7 @@ mod tests {
                             prop_assert!(!open.contains(&key));
                             open.push(key);
                         }
-                        Effect::Ask { key } => asking.push(key),
+                        Effect::Ask { key, .. } => asking.push(key),
                         Effect::Probe => {
                             let cause = (answers.next().unwrap_or(0) == 3).then(|| "refused".to_owned());
                             pending.extend(machine.on_probed(cause, clock.now()));

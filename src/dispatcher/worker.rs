@@ -14,10 +14,11 @@ use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
 use crate::session::messages::{Dispatch, MissionKey, News, Order, Steered, Wish};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// What the dispatcher knows, for the status file.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +72,8 @@ struct Worker {
     shutdown: Shutdown,
     done: mpsc::Sender<Done>,
     outbox: VecDeque<Order>,
+    /// Wishes that are being passed on: a newer one of the same mission ends the older one.
+    steering: HashMap<MissionKey, CancellationToken>,
     accepted: u64,
     refused: u64,
     reported_at: tokio::time::Instant,
@@ -98,6 +101,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         done,
         outbox: VecDeque::new(),
+        steering: HashMap::new(),
         accepted: 0,
         refused: 0,
         reported_at: tokio::time::Instant::now(),
@@ -178,7 +182,9 @@ impl Worker {
                 tracing::debug!(session.id = %key.session, mission.id = %key.mission, why, "not dispatched");
                 self.machine.on_skipped(&key);
             }
-            News::Uncertain { key, attempts, since } => self.machine.on_uncertain(key, attempts, since, now),
+            News::Uncertain { key, run, attempts, since } => {
+                self.machine.on_uncertain(key, run, attempts, since, now)
+            }
             News::Steer { key, wish } => self.steer(key, wish),
         }
     }
@@ -195,6 +201,7 @@ impl Worker {
                 Vec::new()
             }
             Done::Steered(key, wish, result) => {
+                self.steering.remove(&key);
                 self.outbox.push_back(Order::Steered { key, wish, result });
                 Vec::new()
             }
@@ -229,10 +236,10 @@ impl Worker {
                     self.outbox.push_back(order);
                 }
                 Effect::Send { key, dispatch } => self.send(key, dispatch),
-                Effect::Ask { key } => {
+                Effect::Ask { key, not_before } => {
                     let (client, done) = (Arc::clone(&self.client), self.done.clone());
                     self.tasks.spawn("ask", async move {
-                        let asked = client.ask(key.mission.as_str()).await;
+                        let asked = client.ask(key.mission.as_str(), not_before).await;
                         report_to(&done, Done::Asked(key, asked)).await;
                     });
                 }
@@ -276,14 +283,22 @@ impl Worker {
         });
     }
 
-    /// A wish is passed on until the registry has an opinion of it.
-    fn steer(&self, key: MissionKey, wish: Wish) {
+    /// A wish is passed on until the registry has an opinion of it, or somebody wishes otherwise.
+    fn steer(&mut self, key: MissionKey, wish: Wish) {
+        let newer = CancellationToken::new();
+        if let Some(older) = self.steering.insert(key.clone(), newer.clone()) {
+            older.cancel();
+        }
         let (client, done, shutdown) = (Arc::clone(&self.client), self.done.clone(), self.shutdown.clone());
         self.tasks.spawn("steer", async move {
             for delay in RetryPolicy::DISPATCH.delays(0, clock::now().instant) {
+                if newer.is_cancelled() {
+                    return;
+                }
                 match client.steer(key.mission.as_str(), &wish).await {
                     Ok(result) => {
-                        let status = if result == Steered::Terminal { client.status(key.mission.as_str()).await } else { None };
+                        let ended = result == Steered::Terminal;
+                        let status = if ended { client.status(key.mission.as_str()).await } else { None };
                         if let Some(status) = status {
                             report_to(&done, Done::Known(key.clone(), Box::new(status))).await;
                         }
@@ -295,6 +310,7 @@ impl Worker {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
+                    () = newer.cancelled() => return,
                     () = shutdown.started() => return,
                 }
             }
@@ -305,7 +321,7 @@ impl Worker {
     /// left out is due: what happened last before a silence is reported too.
     fn publish(&mut self, report: &watch::Sender<Report>) -> Option<tokio::time::Instant> {
         let now = tokio::time::Instant::now();
-        let idle = self.machine.is_idle() && self.outbox.is_empty();
+        let idle = self.machine.is_idle() && self.outbox.is_empty() && self.steering.is_empty();
         let due = now.duration_since(self.reported_at) >= REPORT_EVERY;
         if due || idle != self.reported_idle || self.machine.away().is_some() != self.reported_away {
             self.reported_at = now;
@@ -322,7 +338,7 @@ impl Worker {
         report.queued = self.machine.queued();
         report.away = self.machine.away().map(|(since, cause)| (since, cause.to_owned()));
         report.delays = self.machine.delays().take(REPORTED_DELAYS).collect();
-        report.idle = self.machine.is_idle() && self.outbox.is_empty();
+        report.idle = self.machine.is_idle() && self.outbox.is_empty() && self.steering.is_empty();
         report.accepted = self.accepted;
         report.refused = self.refused;
     }
@@ -335,12 +351,10 @@ async fn report_to(done: &mpsc::Sender<Done>, what: Done) {
 }
 
 /// Counts who could have taken the mission, for the sentence that people read.
-fn explain(list: &ExecutorList, body: &str) -> String {
-    let asked: Vec<String> = serde_json::from_str::<serde_json::Value>(body)
+fn explain(list: &ExecutorList, mission: &str) -> String {
+    let asked: Vec<String> = serde_json::from_str::<serde_json::Value>(mission)
         .ok()
-        .and_then(|body| {
-            serde_json::from_value(body.get("executor_filter")?.get("capabilities")?.clone()).ok()
-        })
+        .and_then(|mission| serde_json::from_value(mission.get("requiredCapabilities")?.clone()).ok())
         .unwrap_or_default();
     let registered = list.executors.len();
     let connected = list.executors.iter().filter(|e| e.connected).count();

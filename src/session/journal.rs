@@ -154,7 +154,16 @@ pub struct Carried {
     state: String,
     state_since: Timestamp,
     executor_id: Option<String>,
+    /// Which states the run has been in, one bit each in the order of [`MissionState::ALL`].
+    #[serde(default)]
+    been: u16,
+    #[serde(default = "epoch")]
+    ended_before: Timestamp,
     fields: Vec<(String, Box<RawValue>)>,
+}
+
+fn epoch() -> Timestamp {
+    Timestamp::EPOCH
 }
 
 impl Line {
@@ -187,6 +196,8 @@ impl Line {
                 state: held.state.as_file().to_owned(),
                 state_since: held.state_since,
                 executor_id: held.executor.clone(),
+                been: held.been,
+                ended_before: held.ended_before,
                 fields: held
                     .fields
                     .iter()
@@ -256,7 +267,7 @@ pub fn fold(ledger: &mut Ledger, line: &str) {
         "bridge.requeued" => {
             let run = line.run.unwrap_or(2);
             let history = line.attempts.map_or_else(|| "[]".to_owned(), |raw| raw.get().to_owned());
-            held_in_run(ledger, mission_id, run).requeue(run, history);
+            ledger.hold(mission_id).requeue(run, history);
         }
         "bridge.event" => {
             if let Some(envelope) = line.envelope {
@@ -328,6 +339,8 @@ fn fold_carried(ledger: &mut Ledger, carried: Carried) {
     held.attempts = carried.attempts;
     held.sent_at = carried.sent_at;
     held.state_since = carried.state_since;
+    held.ended_before = carried.ended_before;
+    held.been |= carried.been;
     held.shown = None;
     if state == MissionState::Queued {
         held.phase = if carried.claimed { Phase::Claimed } else { Phase::Waiting };

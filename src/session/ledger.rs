@@ -70,8 +70,12 @@ pub struct Held {
     pub overruled: bool,
     /// The file lacked something of ours when it was last read.
     pub lacking: bool,
+    /// What the file will say once the edits that were asked for are written.
+    pub promised: Option<MissionState>,
+    /// When the run before this one ended: what is said of it later does not touch this one.
+    pub ended_before: Timestamp,
     /// The states this run has been in, one bit each.
-    been: u16,
+    pub(super) been: u16,
     seen: VecDeque<u64>,
 }
 
@@ -109,6 +113,8 @@ impl Held {
             wish: None,
             overruled: false,
             lacking: false,
+            promised: None,
+            ended_before: Timestamp::EPOCH,
             been: bit(MissionState::Queued),
             seen: VecDeque::new(),
         }
@@ -187,6 +193,12 @@ impl Held {
 
     /// A request is about to leave.
     pub fn claim(&mut self, at: Timestamp) {
+        if self.state.is_terminal() {
+            // It was aborted before anyone had it, and then queued again.
+            self.state = MissionState::Queued;
+            self.state_since = Timestamp::EPOCH;
+            self.been = bit(MissionState::Queued);
+        }
         self.attempts = self.attempts.saturating_add(1);
         self.sent_at = at;
         self.phase = Phase::Claimed;
@@ -258,6 +270,9 @@ impl Held {
         }
         self.seen.push_back(digest);
         let Some(happening) = event.happening() else { return Applied::Late };
+        if self.run > 1 && ts <= self.ended_before {
+            return Applied::Late;
+        }
         let verdict = transition(self.state, happening);
         let ends = matches!(happening, Happening::Completed | Happening::Failed | Happening::Aborted);
         // A late event must not undo a newer state, but an end is an end whatever the clocks say.
@@ -304,7 +319,7 @@ impl Held {
 
     /// The file now says what the ledger says.
     pub fn written(&mut self) {
-        self.shown = Some(self.state);
+        self.shown = self.promised.take().or(Some(self.state));
         self.overruled = false;
         self.lacking = false;
         for field in &mut self.fields {
@@ -314,7 +329,9 @@ impl Held {
 
     /// Starts a new run after somebody queued an ended mission again. `history` is the new `attempts` array.
     pub fn requeue(&mut self, run: u32, history: String) {
-        *self = Self::waiting(run);
+        let seen = std::mem::take(&mut self.seen);
+        let ended_before = if self.state.is_terminal() { self.state_since } else { self.ended_before };
+        *self = Self { seen, ended_before, ..Self::waiting(run) };
         self.set("attempts", history);
         self.shown = None;
     }

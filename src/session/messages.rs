@@ -39,6 +39,8 @@ pub struct Dispatch {
     pub mission: String,
     /// The idempotency key.
     pub idempotency_key: String,
+    /// Which life of the mission this is, from 1.
+    pub run: u32,
     /// Which request of this run it is, from 1.
     pub attempt: u32,
 }
@@ -101,6 +103,8 @@ pub enum News {
     Uncertain {
         /// Which mission.
         key: MissionKey,
+        /// Which life of the mission this is.
+        run: u32,
         /// Requests sent so far in this run.
         attempts: u32,
         /// When the last one left.

@@ -44,6 +44,7 @@ impl Desk {
             Order::Failed { key, reason, message, at } => {
                 let Some(held) = ledger.get_mut(&key.mission) else { return };
                 held.failed(&reason, &message, at);
+                done.unfollow.push(key.mission.clone());
                 self.progress_only = false;
                 let reason = reason.as_str().to_owned();
                 Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);

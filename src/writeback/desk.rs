@@ -9,7 +9,7 @@
 //!
 //! A desk is dropped when nothing in its session is queued or live, and made again from the journal when something is.
 
-use super::merge::{Findings, Problem, Scope, reconcile};
+use super::merge::{Findings, Problem, Scope, rebase, reconcile};
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::error::with_causes;
 use crate::domain::file::FileIdentity;
@@ -145,6 +145,8 @@ pub struct Desk {
     identity: Option<FileIdentity>,
     /// What the dispatcher was offered and has not begun.
     offered: HashSet<MissionId>,
+    /// Claims were given back because the journal could not be written: they are offered again at the next job.
+    unjournaled: bool,
     /// A mission came back unsent: an offer that left meanwhile does not have it.
     pub(super) reoffer: bool,
     pub(super) progress_only: bool,
@@ -163,6 +165,7 @@ impl Desk {
             document: None,
             identity: None,
             offered: HashSet::new(),
+            unjournaled: false,
             reoffer: false,
             progress_only: true,
             urgent: false,
@@ -192,11 +195,18 @@ impl Desk {
         } else {
             self.begin(room, &job.begins, &mut lines, &mut done)
         };
-        self.append(room, &lines, !begun.is_empty());
+        let mut begun = begun;
+        if let Some(error) = self.append(room, &lines, !begun.is_empty()) {
+            begun = self.withdraw_claims(begun);
+            done.write_error = Some(error);
+            done.owed = Some(Owed::State);
+            self.unjournaled = true;
+        }
         for news in begun {
             tell(room, news);
         }
-        if std::mem::take(&mut self.reoffer) {
+        let was_unjournaled = done.write_error.is_none() && std::mem::take(&mut self.unjournaled);
+        if std::mem::take(&mut self.reoffer) || was_unjournaled {
             self.offer_again(room, &mut done);
         }
         let urgent = std::mem::take(&mut self.urgent);
@@ -286,11 +296,18 @@ impl Desk {
             done.owed = Some(Owed::State);
             self.progress_only = false;
         }
-        self.act_on(room, findings, lines, done);
+        self.act_on(room, findings, Scope::Everything, lines, done);
     }
 
     /// What a whole document asks for, once it is in the ledger.
-    fn act_on(&mut self, room: &Room, findings: Findings, lines: &mut Vec<u8>, done: &mut Done) {
+    fn act_on(
+        &mut self,
+        room: &Room,
+        findings: Findings,
+        scope: Scope,
+        lines: &mut Vec<u8>,
+        done: &mut Done,
+    ) {
         let at = clock::wall();
         let session = self.session.clone();
         for (mission_id, run, attempts) in findings.requeued {
@@ -331,8 +348,10 @@ impl Desk {
         for (mission, wish) in findings.wishes {
             self.pass_on(room, mission, wish, lines);
         }
-        done.problems = Some(findings.problems);
-        self.offer(room, findings.offers);
+        if scope == Scope::Everything {
+            done.problems = Some(findings.problems);
+            self.offer(room, findings.offers);
+        }
     }
 
     fn offer(&mut self, room: &Room, offers: Vec<Offer>) {
@@ -347,7 +366,7 @@ impl Desk {
         let (Some(document), Some(ledger)) = (self.document.clone(), self.ledger.as_mut()) else { return };
         let mut lines = Vec::new();
         let (_edits, findings) = reconcile(&document, ledger, Scope::Everything, clock::wall());
-        self.act_on(room, findings, &mut lines, done);
+        self.act_on(room, findings, Scope::Everything, &mut lines, done);
         self.append(room, &lines, false);
     }
 
@@ -374,16 +393,26 @@ impl Desk {
         if self.ledger.is_some() {
             return;
         }
-        let ledger = journal_file::read(&room.store.log_file(&self.session)).unwrap_or_else(|error| {
-            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be read; relying on session.json alone");
-            Ledger::default()
-        });
+        let mut ledger = match journal_file::read(&room.store.log_file(&self.session)) {
+            Ok(ledger) => ledger,
+            Err(error) => {
+                // Without its journal nobody can tell what has been sent: nothing is, until it can be read.
+                let message = format!("log.jsonl cannot be read: {error}");
+                done.unreadable = Some(Unreadable { identity: self.identity, place: None, message });
+                self.identity = None;
+                return;
+            }
+        };
+        if let Some(document) = &self.document {
+            rebase(document, &mut ledger);
+        }
         for (mission, held) in ledger.iter() {
             match held.phase {
                 Phase::Claimed => tell(
                     room,
                     News::Uncertain {
                         key: self.key(mission.clone()),
+                        run: held.run,
                         attempts: held.attempts,
                         since: held.sent_at,
                     },
@@ -469,36 +498,53 @@ impl Desk {
             };
             line.write(lines);
             let mission = view.raw().to_owned();
-            let dispatch = Dispatch { wire_session: wire_session.clone(), mission, idempotency_key, attempt };
+            let dispatch =
+                Dispatch { wire_session: wire_session.clone(), mission, idempotency_key, run, attempt };
             news.push(News::Begun { key, dispatch });
         }
         news
     }
 
-    fn append(&self, room: &Room, lines: &[u8], durable: bool) {
+    /// Returns why the lines could not be written, if so.
+    fn append(&self, room: &Room, lines: &[u8], durable: bool) -> Option<String> {
         if lines.is_empty() {
-            return;
+            return None;
         }
         let policy = if durable { room.fsync } else { FsyncPolicy::Never };
-        if let Err(error) = journal_file::append(&room.store.log_file(&self.session), lines, policy) {
-            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be written");
-        }
+        let error = journal_file::append(&room.store.log_file(&self.session), lines, policy).err()?;
+        tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be written");
+        Some(format!("log.jsonl cannot be written: {error}"))
+    }
+
+    /// A claim that is not in the journal is none: what could not be written down is not sent.
+    fn withdraw_claims(&mut self, begun: Vec<News>) -> Vec<News> {
+        let withdraw = |news| match news {
+            News::Begun { key, .. } => {
+                if let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(&key.mission)) {
+                    held.unsent();
+                }
+                News::Skipped { key, why: "the journal cannot be written" }
+            }
+            other @ (News::Offers { .. }
+            | News::Skipped { .. }
+            | News::Uncertain { .. }
+            | News::Steer { .. }) => other,
+        };
+        begun.into_iter().map(withdraw).collect()
     }
 
     /// Makes the file say what the ledger says, and carries the journal over when it has grown too long.
     fn write(&mut self, room: &Room, done: &mut Done) {
         let Some(mut ledger) = self.ledger.take() else { return };
         let known = self.document.clone();
-        let mut found: Vec<Findings> = Vec::new();
+        let mut found: Vec<(Scope, Findings)> = Vec::new();
         let reading =
             known.clone().zip(self.identity).map(|(document, identity)| Reading { document, identity });
         let updated = room.store.update_from(&self.session, reading.as_ref(), &mut |base: &Document| {
             let unchanged = known.as_ref().is_some_and(|document| document.bytes() == base.bytes());
             let scope = if unchanged { Scope::Changed } else { Scope::Everything };
             let (edits, findings) = reconcile(base, &mut ledger, scope, clock::wall());
-            if scope == Scope::Everything {
-                found.push(findings);
-            }
+            found.push((scope, findings));
             base.apply(&edits)
         });
         let mut lines = Vec::new();
@@ -511,8 +557,8 @@ impl Desk {
                 self.document = Some(Arc::clone(&updated.document));
                 done.written_bytes = updated.wrote.then_some(updated.bytes_written);
                 done.owed = None;
-                for findings in found {
-                    self.act_on(room, findings, &mut lines, done);
+                for (scope, findings) in found {
+                    self.act_on(room, findings, scope, &mut lines, done);
                 }
             }
             Err(UpdateError::Read(ReadError::Missing { .. })) => {

@@ -306,6 +306,10 @@ fn settle(
     if said.is_some() {
         held.shown = said;
     }
+    held.promised = match verdict {
+        Verdict::Leave | Verdict::Fields => said,
+        Verdict::Status | Verdict::PutBack => Some(held.state),
+    };
     let patch = match verdict {
         Verdict::Leave => return false,
         Verdict::Fields => fields(view, held, false),
@@ -322,6 +326,7 @@ fn settle(
     lacking
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// Theirs stands.
     Leave,
@@ -386,6 +391,7 @@ fn live(
         Verdict::Fields
     };
     if held.state == S::HitlRequired
+        && said != Some(S::Aborted)
         && let Some(response) = answer(view, held)
     {
         let hitl_id: String =
@@ -398,33 +404,35 @@ fn live(
     }
     if said == held.state {
         return match held.wish {
-            // They changed their mind before the executor confirmed.
+            // They changed their mind before the executor confirmed, or before there was one.
             Some(Wish::Pause) if said == S::Running && held.shown == Some(S::Paused) => {
                 ask(held, Wish::Resume)
             }
             Some(Wish::Resume) if said == S::Paused && held.shown == Some(S::Running) => {
                 ask(held, Wish::Pause)
             }
+            Some(Wish::Abort) if held.phase == Phase::Claimed => {
+                held.wish = None;
+                Verdict::Status
+            }
             Some(Wish::Abort | Wish::Pause | Wish::Resume | Wish::Answer { .. }) | None => Verdict::Status,
         };
     }
+    let old_copy = is_old_copy(view, held) || run_in_file(view) < held.run;
+    let was_in_step = held.shown == Some(held.state) && !old_copy;
     match said {
+        S::Aborted if run_in_file(view) < held.run => Verdict::PutBack,
         S::Aborted => ask(held, Wish::Abort),
-        S::Paused
-            if held.phase == Phase::Accepted && !is_old_copy(view, held) && held.shown != Some(S::Paused) =>
-        {
-            ask(held, Wish::Pause)
-        }
-        S::Running
-            if held.state == S::Paused && !is_old_copy(view, held) && held.shown == Some(S::Paused) =>
-        {
-            ask(held, Wish::Resume)
-        }
+        // Nobody has it yet: it is not sent while the file says so.
+        S::Paused if held.phase == Phase::Claimed && !held.has_been(S::Paused) => Verdict::Leave,
         S::Paused if held.wish == Some(Wish::Pause) => Verdict::Fields,
         S::Running if held.wish == Some(Wish::Resume) => Verdict::Fields,
-        S::Done | S::Failed if !held.has_been(said) && !is_old_copy(view, held) => Verdict::Fields,
+        // The first pause of a run cannot be an old copy of ours.
+        S::Paused if !held.has_been(S::Paused) || was_in_step => ask(held, Wish::Pause),
+        S::Running if held.state == S::Paused && was_in_step => ask(held, Wish::Resume),
+        S::Done | S::Failed if !held.has_been(said) && !old_copy => Verdict::Fields,
         // What we wrote last, and there is news since.
-        _ if held.shown == Some(said) && !is_old_copy(view, held) => Verdict::Status,
+        _ if held.shown == Some(said) && !old_copy => Verdict::Status,
         S::Queued
         | S::Assigned
         | S::Running
@@ -448,20 +456,23 @@ fn ended(
     if said == held.state {
         return if pending { Verdict::Fields } else { Verdict::Leave };
     }
-    if said == MissionState::Queued && (held.shown.is_some_and(MissionState::is_terminal) || !pending) {
+    if said == MissionState::Queued {
         let run = run_in_file(view);
-        let marked = has_marks(view);
-        if marked || run > held.run {
-            // With marks the old fields are still in place; without them a bridge before us was killed half-way.
-            let (run, attempts) = if marked {
-                (held.run.max(run) + 1, history(view, Some(held.state)))
-            } else {
-                (run, view.field("attempts").unwrap_or("[]").to_owned())
-            };
-            held.requeue(run, attempts.clone());
-            findings.requeued.push((mission.clone(), run, attempts));
+        if has_marks(view) && run == held.run {
+            // Nobody but a human leaves the marks of a run and says queued.
+            let attempts = history(view, Some(held.state));
+            return begin_again(view, mission, held, run.saturating_add(1), attempts, findings);
+        }
+        if !has_marks(view) && run > held.run {
+            // A bridge before us was killed between writing the new run and saying so in the journal.
+            let attempts = view.field("attempts").unwrap_or("[]").to_owned();
+            return begin_again(view, mission, held, run, attempts, findings);
+        }
+        if held.state == MissionState::Aborted && held.fields.is_empty() {
+            // Aborted before anyone had it: there is nothing of ours that an old copy could lack.
+            *held = Held::waiting(held.run);
             offer(view, mission, findings);
-            return Verdict::Fields;
+            return Verdict::Leave;
         }
     }
     if said.is_terminal() && !pending && !is_old_copy(view, held) {
@@ -471,6 +482,55 @@ fn ended(
         Verdict::Status
     } else {
         Verdict::PutBack
+    }
+}
+
+fn begin_again(
+    view: &MissionView<'_>,
+    mission: &MissionId,
+    held: &mut Held,
+    run: u32,
+    attempts: String,
+    findings: &mut Findings,
+) -> Verdict {
+    held.requeue(run, attempts.clone());
+    findings.requeued.push((mission.clone(), run, attempts));
+    offer(view, mission, findings);
+    Verdict::Fields
+}
+
+/// Compares a ledger that was read back from the journal with the file, once: what of ours had reached it before the
+/// bridge that wrote the journal ended? Only the rest is still to be written, and only a file that had it all can have
+/// been edited by somebody since.
+pub fn rebase(document: &Document, ledger: &mut Ledger) {
+    let missions: Vec<MissionId> = ledger.iter().map(|(mission, _)| mission.clone()).collect();
+    for mission in missions {
+        let (Some(view), Some(held)) =
+            (document.mission(mission.as_str()), ledger.get_quietly(mission.as_str()))
+        else {
+            continue;
+        };
+        if held.phase == Phase::Waiting && held.fields.is_empty() {
+            continue;
+        }
+        let mut reached = run_in_file(&view) >= held.run;
+        for field in &mut held.fields {
+            let optional = field.raw == "null";
+            let same = view.field(field.key).map_or(optional, |raw| same_json(raw, &field.raw));
+            reached &= same || !MOMENTS.contains(&field.key);
+            field.dirty = !same;
+        }
+        if reached && held.phase == Phase::Ended {
+            // What an ended mission says since then is somebody else's word.
+            for field in &mut held.fields {
+                field.dirty &= view.field(field.key).is_none();
+            }
+        }
+        held.shown = match held.phase {
+            Phase::Accepted | Phase::Ended if reached && !held.fields.is_empty() => Some(held.state),
+            Phase::Accepted | Phase::Ended => None,
+            Phase::Waiting | Phase::Claimed => held.shown,
+        };
     }
 }
 
@@ -752,6 +812,104 @@ mod tests {
         let (after, findings) = write(&after, &mut ledger);
         assert!(findings.wishes.is_empty(), "the answer was to the first question");
         assert_eq!(after.mission("m").unwrap().field("hitlResponse"), Some("null"));
+    }
+
+    /// A ledger as it comes out of the journal: nothing in it says what had reached the file.
+    fn read_back(file: &Document, ledger: &Ledger) -> Ledger {
+        let mut line = Vec::new();
+        crate::session::journal::Line::carried(AT, ledger).write(&mut line);
+        let mut folded = Ledger::default();
+        crate::session::journal::fold(&mut folded, std::str::from_utf8(&line).unwrap());
+        rebase(file, &mut folded);
+        folded
+    }
+
+    fn ended_as(event: &MissionEvent) -> (Document, Ledger) {
+        let (file, mut ledger) = running();
+        assert_eq!(happen(&mut ledger, event, 20), Applied::Moved);
+        let (file, _) = write(&file, &mut ledger);
+        (file, ledger)
+    }
+
+    #[test]
+    fn edits_made_while_no_bridge_was_running_mean_the_same() {
+        let (done, ledger) = ended_as(&completed());
+        let edited = with_status(&done, "queued");
+        let (after, findings) = write(&edited, &mut read_back(&edited, &ledger));
+        assert_eq!((findings.requeued.len(), findings.offers.len()), (1, 1));
+        assert_eq!(status(&after), "queued");
+        let edited = with_status(&done, "failed");
+        let (after, findings) = write(&edited, &mut read_back(&edited, &ledger));
+        assert!(findings.restored.is_empty());
+        assert_eq!(status(&after), "failed", "a human's word on an ended mission stands");
+
+        let (paused, ledger) = {
+            let (file, mut ledger) = running();
+            assert_eq!(happen(&mut ledger, &MissionEvent::Paused { reason: None }, 30), Applied::Moved);
+            (write(&file, &mut ledger).0, ledger)
+        };
+        let edited = with_status(&paused, "running");
+        let (_, findings) = write(&edited, &mut read_back(&edited, &ledger));
+        assert_eq!(findings.wishes, [(id(), Wish::Resume)]);
+        let edited = with_status(&paused, "aborted");
+        let (_, findings) = write(&edited, &mut read_back(&edited, &ledger));
+        assert_eq!(findings.wishes, [(id(), Wish::Abort)]);
+    }
+
+    #[test]
+    fn a_file_from_before_the_last_write_is_brought_up_to_date_and_steers_nobody() {
+        let (file, mut ledger) = running();
+        assert_eq!(happen(&mut ledger, &MissionEvent::Paused { reason: None }, 30), Applied::Moved);
+        let (paused, _) = write(&file, &mut ledger);
+        assert_eq!(happen(&mut ledger, &MissionEvent::Resumed { resumed_from: None }, 40), Applied::Moved);
+        let (after, findings) = write(&paused, &mut read_back(&paused, &ledger));
+        assert!(findings.wishes.is_empty(), "{findings:?}");
+        assert_eq!(status(&after), "running");
+        assert_eq!(happen(&mut ledger, &completed(), 50), Applied::Moved);
+        let (after, findings) = write(&paused, &mut read_back(&paused, &ledger));
+        assert!(findings.wishes.is_empty() && findings.offers.is_empty());
+        assert_eq!(status(&after), "done");
+    }
+
+    #[test]
+    fn a_stale_copy_of_an_earlier_run_neither_runs_nor_aborts_a_later_one() {
+        let (done, mut ledger) = ended_as(&completed());
+        let stale = with_status(&done, "queued");
+        let (second, _) = write(&stale, &mut ledger);
+        ledger.get_mut(&id()).unwrap().claim(AT);
+        ledger.get_mut(&id()).unwrap().assigned(Some("e"), None, AT);
+        let (second, _) = write(&second, &mut ledger);
+        let aborted_first_run = with_status(&done, "aborted");
+        let (after, findings) = write(&aborted_first_run, &mut ledger);
+        assert!(findings.wishes.is_empty());
+        assert_eq!(status(&after), "assigned");
+        let late = happen(&mut ledger, &MissionEvent::Aborted { aborted_by: None, reason: None }, 15);
+        assert_eq!(late, Applied::Late, "it is about the first run");
+        assert_eq!(happen(&mut ledger, &completed(), 60), Applied::Moved);
+        let (_, _) = write(&second, &mut ledger);
+        let (after, findings) = write(&stale, &mut ledger);
+        assert!(findings.offers.is_empty() && findings.requeued.is_empty());
+        assert_eq!(status(&after), "done");
+    }
+
+    #[test]
+    fn a_mission_that_nobody_has_yet_is_held_aborted_and_queued_again_by_hand() {
+        let queued = document(r#"{"id":"m","objective":"o","status":"queued"}"#);
+        let mut ledger = Ledger::default();
+        ledger.hold(id()).claim(AT);
+        let (after, findings) = write(&with_status(&queued, "paused"), &mut ledger);
+        assert!(findings.wishes.is_empty());
+        assert_eq!(status(&after), "paused");
+        let (_, findings) = write(&with_status(&queued, "aborted"), &mut ledger);
+        assert_eq!(findings.wishes.len(), 1, "kept until somebody has it");
+        let (_, _) = write(&queued, &mut ledger);
+        assert_eq!(ledger.get("m").unwrap().wish, None, "taken back");
+        ledger.get_mut(&id()).unwrap().release();
+        let (_, findings) = write(&with_status(&queued, "aborted"), &mut ledger);
+        assert_eq!(findings.withdrawn, [id()]);
+        let (after, findings) = write(&queued, &mut ledger);
+        assert_eq!(findings.offers.len(), 1);
+        assert_eq!(status(&after), "queued");
     }
 
     #[test]
