@@ -186,7 +186,10 @@ async fn status(State(shared): State<Shared>, Path(mission): Path<String>) -> Re
     let Some(started) = counts.started.get(&mission) else {
         return answer(404, json!({"error": "mission_not_found", "detail": "no such mission"}).to_string());
     };
-    let event = |name: &str, second: u32, data: Value| {
+    // Every run happens ten seconds after the one before.
+    let earlier = counts.runs.get(&mission).copied().unwrap_or(1).saturating_sub(1) * 10;
+    let event = |name: &str, second: usize, data: Value| {
+        let second = (earlier + second).min(59);
         json!({"event": name, "executor_id": EXECUTOR, "mission_id": mission,
                "ts": format!("2026-01-01T00:00:{second:02}.000Z"), "data": data})
     };
