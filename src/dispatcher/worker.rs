@@ -183,7 +183,7 @@ impl Worker {
                 self.machine.on_skipped(&key);
             }
             News::Uncertain { key, run, attempts, since } => {
-                self.machine.on_uncertain(key, run, attempts, since, now)
+                self.machine.on_uncertain(key, run, attempts, since, now);
             }
             News::Steer { key, wish } => self.steer(key, wish),
         }

@@ -331,7 +331,7 @@ impl Held {
     pub fn requeue(&mut self, run: u32, history: String) {
         let seen = std::mem::take(&mut self.seen);
         let ended_before = if self.state.is_terminal() { self.state_since } else { self.ended_before };
-        *self = Self { seen, ended_before, ..Self::waiting(run) };
+        *self = Self { ended_before, seen, ..Self::waiting(run) };
         self.set("attempts", history);
         self.shown = None;
     }

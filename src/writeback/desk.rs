@@ -145,8 +145,6 @@ pub struct Desk {
     identity: Option<FileIdentity>,
     /// What the dispatcher was offered and has not begun.
     offered: HashSet<MissionId>,
-    /// Claims were given back because the journal could not be written: they are offered again at the next job.
-    unjournaled: bool,
     /// A mission came back unsent: an offer that left meanwhile does not have it.
     pub(super) reoffer: bool,
     pub(super) progress_only: bool,
@@ -165,7 +163,6 @@ impl Desk {
             document: None,
             identity: None,
             offered: HashSet::new(),
-            unjournaled: false,
             reoffer: false,
             progress_only: true,
             urgent: false,
@@ -200,13 +197,13 @@ impl Desk {
             begun = self.withdraw_claims(begun);
             done.write_error = Some(error);
             done.owed = Some(Owed::State);
-            self.unjournaled = true;
+            self.reoffer = true;
         }
         for news in begun {
             tell(room, news);
         }
-        let was_unjournaled = done.write_error.is_none() && std::mem::take(&mut self.unjournaled);
-        if std::mem::take(&mut self.reoffer) || was_unjournaled {
+        // While the journal cannot be written, offering again would only go in circles.
+        if done.write_error.is_none() && std::mem::take(&mut self.reoffer) {
             self.offer_again(room, &mut done);
         }
         let urgent = std::mem::take(&mut self.urgent);

@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_seen() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(listening(port, port).contains(&port));
         drop(listener);
