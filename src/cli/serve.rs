@@ -3,11 +3,11 @@
 use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
+use crate::registry::Webhook;
 use crate::registry::acceptor::Listener;
 use crate::registry::identity::IdentityError;
 use crate::registry::operator_token::{self, OperatorTokenError};
 use crate::registry::server::{self, ServeError};
-use crate::registry::webhook::Webhook;
 use crate::registry::{Config, identity_path, tls, unix_socket};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use std::path::{Path, PathBuf};

@@ -46,7 +46,6 @@ pub mod webhook;
 pub mod worker;
 
 use crate::domain::secret::Token;
-use crate::registry::webhook::Webhook;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -109,4 +108,15 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// One receiver of events.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Where to POST.
+    pub url: String,
+    /// Only events whose name begins with one of these; empty for all.
+    pub kinds: Vec<String>,
+    /// What to sign with; unsigned without it.
+    pub secret: Option<Token>,
 }

@@ -5,8 +5,8 @@
 //! that cannot be delivered for a day is dead: it is logged and passed over.
 
 use crate::domain::retry::RetryPolicy;
-use crate::domain::secret::Token;
 use crate::net::http::Http;
+use crate::registry::Webhook;
 use crate::registry::hub::Hub;
 use crate::registry::query::{self, EventFilter};
 use crate::registry::record::StoredEvent;
@@ -35,17 +35,6 @@ const REFUSED_FOR_GOOD_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Delays between attempts: 1 s doubling to 5 min, with jitter.
 const RETRY: RetryPolicy =
     RetryPolicy { base: Duration::from_secs(1), cap: Duration::from_secs(300), jitter: true };
-
-/// One receiver.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// Where to POST.
-    pub url: String,
-    /// Only events whose name begins with one of these; empty for all.
-    pub kinds: Vec<String>,
-    /// What to sign with; unsigned without it.
-    pub secret: Option<Token>,
-}
 
 /// Delivers to one receiver.
 pub(super) struct Delivery {

@@ -21,7 +21,7 @@ pub(crate) fn rewrite_everything(folder: &Path) {
     let mut dice = Dice::new(u64::from(std::process::id()));
     let mut round = 0;
     while !folder.join("stop").exists() {
-        aiwg_rs::disk::wait::rest(Duration::from_millis(2 + dice.below(4)));
+        aiwg_rs::disk::wait::rest(Duration::from_millis(4 + dice.below(6)));
         let mut value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         let missions = value["missions"].as_array_mut().unwrap();
         let count = u64::try_from(missions.len()).unwrap();
@@ -57,14 +57,14 @@ fn one_run() {
     folder.queue("s", MISSIONS);
     let foreign = Process::start("file rewriter", folder.root());
     let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
-    eventually("every mission to be done", Duration::from_secs(120), || {
+    eventually("every mission to be done", Duration::from_secs(300), || {
         let done = folder.count("s", "done")?;
         (done >= MISSIONS + ADDED).then_some(())
     });
     fs::write(folder.root().join("stop"), "").unwrap();
     let last = foreign.finish().unwrap();
     // What the last rewrite took away is put back.
-    let value = eventually("the file to be whole again", Duration::from_secs(20), || {
+    let value = eventually("the file to be whole again", Duration::from_secs(120), || {
         (folder.count("s", "done")? == MISSIONS + ADDED).then(|| folder.read("s"))?
     });
     assert!(bridge.terminate().success());

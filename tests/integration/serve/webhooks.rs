@@ -2,7 +2,7 @@
 
 use super::peer::{Peer, Serve, soon};
 use aiwg_rs::domain::secret::Token;
-use aiwg_rs::registry::webhook::Webhook;
+use aiwg_rs::registry::Webhook;
 use aiwg_rs::registry::{Config, signature};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
