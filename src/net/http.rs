@@ -117,17 +117,18 @@ impl Http {
     /// # Errors
     /// The TLS set-up of the system is broken.
     pub fn new(config: Config) -> Result<Self, reqwest::Error> {
-        install_tls();
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("aiwg-rs/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout)
-            .timeout(config.request_timeout)
-            .pool_max_idle_per_host(256)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { client })
+        Ok(Self { client: builder(config).build()? })
+    }
+
+    /// Builds a client that connects to what `names` resolves names to, and to nothing else.
+    ///
+    /// # Errors
+    /// The TLS set-up of the system is broken.
+    pub fn resolving(
+        config: Config,
+        names: impl reqwest::dns::Resolve + 'static,
+    ) -> Result<Self, reqwest::Error> {
+        Ok(Self { client: builder(config).dns_resolver(names).build()? })
     }
 
     /// Starts a request; finish it with [`Http::send`].
@@ -178,6 +179,18 @@ impl Http {
         }
         Ok(Answer { status, retry_after, body: body.freeze() })
     }
+}
+
+fn builder(config: Config) -> reqwest::ClientBuilder {
+    install_tls();
+    reqwest::Client::builder()
+        .user_agent(concat!("aiwg-rs/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(config.connect_timeout)
+        .timeout(config.request_timeout)
+        .pool_max_idle_per_host(256)
+        .tcp_nodelay(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
 }
 
 fn without_query(url: Option<&reqwest::Url>) -> String {

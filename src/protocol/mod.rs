@@ -6,5 +6,6 @@
 pub mod envelope;
 pub mod executor_v1;
 pub mod field;
+pub mod notice;
 pub mod problem;
 pub mod route;

@@ -10,8 +10,9 @@ use crate::domain::lifecycle::{Happening, MissionState, Transition, transition};
 use crate::domain::time::Now;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::{MAX_RECENT_EVENTS, MissionStatus, Waiting};
+use crate::protocol::notice;
 use crate::registry::machine::{Machine, Timer};
-use crate::registry::record::{ConnectionId, Effects, Mission, Question, Write};
+use crate::registry::record::{Action, ConnectionId, Effects, Mission, Notice, Question, Write};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -164,8 +165,16 @@ impl Machine {
         if changed {
             fx.writes.push(Write::Mission(Box::new(mission.clone())));
         }
-        self.publish(frame, fx);
+        let order = Arc::clone(&mission.order);
+        let (name, raw) = (frame.envelope.name().to_owned(), Arc::clone(&frame.raw));
+        let seq = self.publish(frame, fx);
         if ended {
+            if let Some(url) = notice::in_body(&order.body) {
+                let (kind, since) = (Arc::from(name), now.wall);
+                let notice = Notice { seq, url, kind, raw, since, attempts: 0, due: since };
+                fx.writes.push(Write::Notice(Box::new(notice)));
+                fx.actions.push(Action::Notify);
+            }
             // A caller may still wait for the forward of a mission that was faster than its answer.
             let ticket = self.missions.get(mission_id).and_then(|held| held.ticket);
             self.has_ended(mission_id);

@@ -25,10 +25,14 @@ pub mod issuer;
 pub mod lines;
 pub mod machine;
 pub mod metrics;
+mod notifier;
 pub mod operator;
 pub mod operator_token;
 pub mod outlet;
+pub mod patience;
+pub mod post;
 pub mod query;
+pub mod reach;
 pub mod record;
 pub mod recovery;
 pub mod refusal;
@@ -65,12 +69,18 @@ pub struct Config {
     pub dial_after: Duration,
     /// Most missions that one executor holds at a time; `None` leaves it to the executor.
     pub max_missions_per_executor: Option<u32>,
+    /// Most missions of one session that may be live at a time; `None` for no limit.
+    pub max_missions_per_session: Option<u32>,
     /// Names beside `localhost` under which it is reached.
     pub hosts: Vec<String>,
     /// What peers on other hosts have to send. Without it the registry listens to this host only.
     pub operator_token: Option<Token>,
     /// Who is sent events as they happen.
     pub webhooks: Vec<Webhook>,
+    /// What notices of missions' ends are signed with; unsigned without it.
+    pub notify_secret: Option<Token>,
+    /// Hosts that missions may have told of their end wherever they are; others as [`reach::Reach`] says.
+    pub notify_hosts: Vec<String>,
     /// Nothing can be changed over HTTP.
     pub read_only: bool,
     /// Most connections at a time: 16,384, three times the executors that one registry is built for.
@@ -79,6 +89,13 @@ pub struct Config {
     pub max_connections_per_peer: usize,
     /// Most requests a second from one address on another host, after a burst of twice that; 0 is no limit. 200.
     pub requests_per_second: u32,
+    /// How long a peer may take to send the head of a request, and an idle connection to send the next one. 60 s: clients keep
+    /// idle connections for up to 90 s and cope with one that has been closed.
+    pub head_timeout: Duration,
+    /// How long the body of a request may take. 30 s: a mebibyte over a slow line.
+    pub body_timeout: Duration,
+    /// How long a peer may leave what it is sent unread. 60 s, like a head.
+    pub write_timeout: Duration,
     /// How long ended missions are kept. 30 days.
     pub retention: Duration,
     /// Beyond this size of the store, ended missions go sooner, oldest first. 4 GiB.
@@ -96,13 +113,19 @@ impl Default for Config {
             executor_grace: Duration::from_secs(30),
             dial_after: Duration::from_secs(2),
             max_missions_per_executor: None,
+            max_missions_per_session: None,
             hosts: Vec::new(),
             operator_token: None,
             webhooks: Vec::new(),
+            notify_secret: None,
+            notify_hosts: Vec::new(),
             read_only: false,
             max_connections: 16_384,
             max_connections_per_peer: 1_024,
             requests_per_second: 200,
+            head_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             retention: Duration::from_secs(30 * 24 * 60 * 60),
             max_store_bytes: 4 << 30,
             drain_timeout: Duration::from_secs(5),

@@ -1,4 +1,4 @@
-//! Edge: the operator token's file: whoever may read it may do everything.
+//! Edge: files of secrets: the operator token, with which everything may be done, and what webhooks are signed with.
 
 use crate::domain::secret::Token;
 use crate::registry::identity::{IdentityError, new_token};
@@ -6,11 +6,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Why there is no operator token.
+/// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorTokenError {
     /// The file cannot be read or made.
-    #[error("use the operator token in {}", path.display())]
+    #[error("use the secret in {}", path.display())]
     Io {
         /// Which file.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum OperatorTokenError {
         source: io::Error,
     },
     /// Others may read it.
-    #[error("trust the operator token in {}: others may read the file (mode {mode:o}); chmod 600 it", path.display())]
+    #[error("trust the secret in {}: others may read the file (mode {mode:o}); chmod 600 it", path.display())]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum OperatorTokenError {
         mode: u32,
     },
     /// It holds nothing that could be a secret.
-    #[error("use the operator token in {}: it is shorter than 16 characters", path.display())]
+    #[error("use the secret in {}: it is shorter than 16 characters", path.display())]
     TooShort {
         /// Which file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum OperatorTokenError {
     Random(#[from] IdentityError),
 }
 
-/// Reads the token, or makes the file with mode 0600 and a new token.
+/// Reads the secret, or makes the file with mode 0600 and a new one.
 ///
 /// # Errors
 /// [`OperatorTokenError`].
@@ -58,7 +58,7 @@ pub fn read_or_create(path: &Path) -> Result<Token, OperatorTokenError> {
     }
 }
 
-/// Reads the token.
+/// Reads the secret.
 ///
 /// # Errors
 /// [`OperatorTokenError`].

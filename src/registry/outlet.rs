@@ -36,6 +36,9 @@ const FOLD_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_ROWS: u32 = 500;
 
+/// How long the writer waits for something to do before it goes on sweeping. 100 ms: 5,000 missions a second go.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a line is told to do.
 #[derive(Debug, Clone)]
 pub(super) enum Outgoing {
@@ -77,6 +80,7 @@ pub(super) enum Release {
     Line(LineHandle, Outgoing),
     Forward(Box<Forward>),
     Dial(ExecutorId),
+    Notify,
     Nothing,
 }
 
@@ -97,6 +101,8 @@ pub(super) struct Releaser {
     pub(super) identities: Arc<Identities>,
     pub(super) dialer: Dialer,
     pub(super) metrics: Arc<Metrics>,
+    /// Wakes whoever sends notices.
+    pub(super) notices: Arc<Notify>,
     pub(super) tasks: Tasks,
 }
 
@@ -132,6 +138,7 @@ impl Releaser {
                 });
             }
             Release::Dial(id) => self.dialer.dial(id, &self.registry, &self.tasks),
+            Release::Notify => self.notices.notify_one(),
             Release::Nothing => {}
         }
     }
@@ -260,7 +267,19 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut gathered = Vec::with_capacity(QUEUE);
-        while self.rounds.blocking_recv_many(&mut gathered, QUEUE) > 0 {
+        let runtime = tokio::runtime::Handle::current();
+        loop {
+            // A registry with nothing to do sweeps too. A receive that is cut short has taken nothing.
+            let pause = self.until_sweep();
+            let receiving = self.rounds.recv_many(&mut gathered, QUEUE);
+            match runtime.block_on(async { tokio::time::timeout(pause, receiving).await }) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(_elapsed) => {
+                    self.sweep();
+                    continue;
+                }
+            }
             if gathered.iter().any(|round| !round.writes.is_empty()) {
                 let writes = gathered.iter().flat_map(|round| &round.writes);
                 let started = Instant::now();
@@ -279,6 +298,10 @@ impl Writer {
             }
             self.sweep();
         }
+    }
+
+    fn until_sweep(&self) -> Duration {
+        self.swept_at.map_or(SWEEP_PAUSE, |at| SWEEP_EVERY.saturating_sub(at.elapsed()).max(SWEEP_PAUSE))
     }
 
     /// Forgets what has been kept long enough, a little at a time so that no commit waits for long.
@@ -300,7 +323,7 @@ impl Writer {
                 true
             }
         };
-        // Not done: the next commit goes on.
+        // Not done: the next commit goes on, or the next pause.
         self.swept_at = is_done.then(Instant::now);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
-use crate::registry::record::{Mission, StoredEvent};
+use crate::registry::record::{Mission, Notice, StoredEvent};
 use crate::registry::row;
 use crate::registry::store::{Reader, StoreError};
 use rusqlite::types::Value;
@@ -118,6 +118,19 @@ pub fn webhook_place(reader: &Reader, url: &str) -> Result<Option<u64>, StoreErr
     reader.read(|connection| {
         let query = "SELECT reached FROM webhooks WHERE url = ?1";
         connection.query_row(query, [url], |row| row.get(0)).optional()
+    })
+}
+
+/// Returns the notices that are due first, at most `limit`.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn notices(reader: &Reader, limit: u32) -> Result<Vec<Notice>, StoreError> {
+    let columns = row::NOTICE;
+    let query = format!("SELECT {columns} FROM notices ORDER BY due LIMIT ?1");
+    reader.read(|connection| {
+        let mut statement = connection.prepare_cached(&query)?;
+        statement.query_map([limit], row::notice)?.collect()
     })
 }
 

@@ -130,6 +130,25 @@ pub struct StoredEvent {
     pub raw: Arc<str>,
 }
 
+/// The end of a mission on its way to the address that the mission named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Number of the event that ended it.
+    pub seq: u64,
+    /// Where to.
+    pub url: String,
+    /// Name of the event.
+    pub kind: Arc<str>,
+    /// Its envelope.
+    pub raw: Arc<str>,
+    /// When the mission ended, by our clock.
+    pub since: Timestamp,
+    /// Attempts that have failed.
+    pub attempts: u32,
+    /// When it is tried next.
+    pub due: Timestamp,
+}
+
 /// Something to be on disk before anything of the same decision is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
@@ -147,6 +166,10 @@ pub enum Write {
     ForgetKey(String),
     /// A webhook has been sent everything up to this event.
     Webhook(String, u64),
+    /// Keep this notice, or when it is tried next.
+    Notice(Box<Notice>),
+    /// A notice has been delivered, or is dead.
+    ForgetNotice(u64),
     /// Write anything at all, to see that it can be done.
     Probe,
     /// Keep this event.
@@ -198,6 +221,8 @@ pub enum Action {
     Forward(Forward),
     /// Call an executor that has not called us.
     Dial(ExecutorId),
+    /// A notice waits to be sent.
+    Notify,
 }
 
 /// What a decision asks for: the writes first, then the actions in order.

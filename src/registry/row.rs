@@ -6,7 +6,7 @@ use crate::domain::time::Timestamp;
 use crate::protocol::executor_v1::RegisterRequest;
 use crate::protocol::route::OperatorCommand;
 use crate::registry::idempotency::{Fingerprint, KeyAnswer, KeyEntry};
-use crate::registry::record::{ExecutorRecord, Mission, Order, Question, StoredEvent, TokenHash};
+use crate::registry::record::{ExecutorRecord, Mission, Notice, Order, Question, StoredEvent, TokenHash};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Result, Row, params};
 use serde_json::{Value, json};
@@ -208,6 +208,38 @@ pub(super) fn event(row: &Row<'_>) -> Result<StoredEvent> {
         kind: Arc::from(row.get::<_, String>(3)?),
         ts: time(row, 4)?,
         raw: Arc::from(row.get::<_, String>(5)?),
+    })
+}
+
+/// The columns of a notice, in the order in which [`notice`] reads them.
+pub(super) const NOTICE: &str = "seq, url, kind, raw, since, attempts, due";
+
+/// Adds a notice or replaces it.
+pub(super) fn put_notice(connection: &Connection, notice: &Notice) -> Result<()> {
+    let statement = "INSERT OR REPLACE INTO notices (seq, url, kind, raw, since, attempts, due) \
+        VALUES (?1,?2,?3,?4,?5,?6,?7)";
+    connection.prepare_cached(statement)?.execute(params![
+        notice.seq,
+        notice.url,
+        &*notice.kind,
+        &*notice.raw,
+        notice.since.as_millis(),
+        notice.attempts,
+        notice.due.as_millis(),
+    ])?;
+    Ok(())
+}
+
+/// Reads a notice from a row with the columns [`NOTICE`].
+pub(super) fn notice(row: &Row<'_>) -> Result<Notice> {
+    Ok(Notice {
+        seq: row.get(0)?,
+        url: row.get(1)?,
+        kind: Arc::from(row.get::<_, String>(2)?),
+        raw: Arc::from(row.get::<_, String>(3)?),
+        since: time(row, 4)?,
+        attempts: row.get(5)?,
+        due: time(row, 6)?,
     })
 }
 

@@ -16,7 +16,9 @@ use crate::registry::issuer::Issuer;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::machine::Machine;
 use crate::registry::metrics::Metrics;
+use crate::registry::notifier::Notifier;
 use crate::registry::outlet::{Outlet, Releaser, Retention};
+use crate::registry::reach::Reach;
 use crate::registry::recovery::Snapshot;
 use crate::registry::store::{Reader, Store, StoreError};
 use crate::registry::watchdog;
@@ -29,6 +31,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
 
 /// Why the registry cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +81,13 @@ pub async fn run_on(
     }
     let tasks = Tasks::new(shutdown.clone());
     let drain_timeout = config.drain_timeout;
-    let limits = Limits { connections: config.max_connections, per_peer: config.max_connections_per_peer };
+    let limits = Limits {
+        connections: config.max_connections,
+        per_peer: config.max_connections_per_peer,
+        head_timeout: config.head_timeout,
+        write_timeout: config.write_timeout,
+    };
+    let places = Arc::new(Semaphore::new(limits.connections));
     let app = assemble(config, is_open, &shutdown, &tasks).await?;
     let seats = Arc::new(Seats::default());
     for listener in listeners {
@@ -86,6 +95,7 @@ pub async fn run_on(
             listener,
             router(Arc::clone(&app)),
             limits,
+            Arc::clone(&places),
             Arc::clone(&seats),
             tasks.clone(),
             shutdown.clone(),
@@ -132,6 +142,8 @@ async fn assemble(
     let (hub, drops) = (Arc::new(Hub::default()), Arc::new(Drops::default()));
     let (connections, metrics) = (Arc::new(ConnectionIds::default()), Arc::new(Metrics::default()));
     let (registry, inbox) = Registry::channel();
+    let reach = Reach::new(is_open, &config.notify_hosts);
+    let written = Arc::new(Notify::new());
     let releaser = Releaser {
         registry: registry.clone(),
         hub: Arc::clone(&hub),
@@ -144,6 +156,7 @@ async fn assemble(
             shutdown.clone(),
         ),
         metrics: Arc::clone(&metrics),
+        notices: Arc::clone(&written),
         tasks: tasks.clone(),
     };
     let (store, snapshot) = open(config.state_dir.clone()).await?;
@@ -171,9 +184,20 @@ async fn assemble(
             hub: Arc::clone(&hub),
             registry: registry.clone(),
             shutdown: shutdown.clone(),
+            failing_since: None,
         };
         tasks.spawn("webhook", delivery.run());
     }
+    let notifier = Notifier {
+        http: Http::resolving(timeouts, reach.clone()).map_err(ServeError::Client)?,
+        reach: reach.clone(),
+        secret: config.notify_secret.clone(),
+        reader: Arc::clone(&reader),
+        registry: registry.clone(),
+        written,
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn("notices", notifier.run());
     Ok(Arc::new(App {
         registry,
         issuer: Issuer::start(Arc::clone(&identities), tasks),
@@ -184,6 +208,7 @@ async fn assemble(
         drops,
         metrics,
         rates: Rates::new(config.requests_per_second),
+        reach,
         is_open,
         config,
         shutdown: shutdown.clone(),

@@ -206,6 +206,10 @@ impl Store {
                         .prepare_cached("INSERT OR REPLACE INTO webhooks (url, reached) VALUES (?1, ?2)")?;
                     statement.execute(params![url, reached])?;
                 }
+                Write::Notice(notice) => row::put_notice(&transaction, notice)?,
+                Write::ForgetNotice(seq) => {
+                    transaction.prepare_cached("DELETE FROM notices WHERE seq = ?1")?.execute([seq])?;
+                }
                 Write::Probe => transaction.pragma_update(None, "application_id", APPLICATION_ID)?,
                 Write::Event(event) => row::put_event(&transaction, event)?,
             }
@@ -213,8 +217,8 @@ impl Store {
         transaction.commit()
     }
 
-    /// Forgets ended missions, oldest first: those that ended before `before` (milliseconds since 1970), and beyond that as many
-    /// as the store is too large, at most `limit` in all. Returns the ids.
+    /// Forgets missions that ended before `before` (milliseconds since 1970), oldest first, at most `limit` of them, and as many
+    /// events of executors from before that time. Returns the ids of the missions.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -238,6 +242,10 @@ impl Store {
                 gone.push(id);
             }
         }
+        // Events that belong to no mission have no end to go with.
+        let of_executors = "DELETE FROM events WHERE seq IN \
+            (SELECT seq FROM events WHERE mission_id IS NULL AND ts < ?1 ORDER BY ts LIMIT ?2)";
+        transaction.prepare_cached(of_executors)?.execute(params![before, limit])?;
         transaction.commit()?;
         Ok(gone)
     }

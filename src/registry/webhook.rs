@@ -2,39 +2,25 @@
 //!
 //! The stored events are the outbox: a webhook has a place in them, kept in the store, that moves on when the receiver has answered 2xx. So
 //! nothing has to be written for an event beyond the event itself, and a restart goes on where it stopped. An event
-//! that cannot be delivered for a day is dead: it is logged and passed over.
+//! that cannot be delivered for a day is dead: it is logged and passed over. Those behind it have waited as long as they
+//! are old, so a receiver that comes back after a week finds the last day, not a queue that gives each event a day of its own.
 
-use crate::domain::retry::RetryPolicy;
+use crate::domain::time::{Now, Timestamp};
 use crate::net::http::Http;
 use crate::registry::Webhook;
 use crate::registry::hub::Hub;
+use crate::registry::patience::{self, Attempt, RETRY, Verdict};
+use crate::registry::post::{Parcel, origin, post};
 use crate::registry::query::{self, EventFilter};
 use crate::registry::record::StoredEvent;
-use crate::registry::signature;
 use crate::registry::store::{Reader, StoreError};
 use crate::registry::worker::Registry;
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
-use reqwest::Method;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Rows that are looked at in one query.
 const ROWS: u32 = 200;
-
-/// How long a receiver may take to answer. 10 s.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an event is tried before it is dead. A day.
-const DEAD_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long a receiver that refuses an event for good (4xx) gets to change its mind. An hour.
-const REFUSED_FOR_GOOD_AFTER: Duration = Duration::from_secs(60 * 60);
-
-/// Delays between attempts: 1 s doubling to 5 min, with jitter.
-const RETRY: RetryPolicy =
-    RetryPolicy { base: Duration::from_secs(1), cap: Duration::from_secs(300), jitter: true };
 
 /// Delivers to one receiver.
 pub(super) struct Delivery {
@@ -44,11 +30,13 @@ pub(super) struct Delivery {
     pub(super) hub: Arc<Hub>,
     pub(super) registry: Registry,
     pub(super) shutdown: Shutdown,
+    /// Since when the receiver has taken nothing.
+    pub(super) failing_since: Option<Timestamp>,
 }
 
 impl Delivery {
     /// Runs until the shutdown starts.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut subscription = self.hub.subscribe(None);
         let mut place = match self.first_place().await {
             Ok(place) => place,
@@ -85,7 +73,7 @@ impl Delivery {
     }
 
     /// Delivers a page of events; returns the place after it, or `None` when the registry ends.
-    async fn deliver_from(&self, place: u64) -> Option<u64> {
+    async fn deliver_from(&mut self, place: u64) -> Option<u64> {
         let reader = Arc::clone(&self.reader);
         let looking =
             tokio::task::spawn_blocking(move || query::events(&reader, &EventFilter::default(), place, ROWS));
@@ -116,64 +104,57 @@ impl Delivery {
     }
 
     /// Tries until the receiver has it or it is dead; false when the registry ends.
-    async fn deliver(&self, event: &StoredEvent) -> bool {
-        let started = Instant::now();
-        let mut delays = RETRY.delays(event.seq, started.into_std());
+    async fn deliver(&mut self, event: &StoredEvent) -> bool {
+        let mut failed = 0_u32;
         loop {
+            let parcel = Parcel {
+                url: &self.webhook.url,
+                seq: event.seq,
+                kind: &event.kind,
+                raw: &event.raw,
+                secret: self.webhook.secret.as_ref(),
+            };
             let (status, problem) = tokio::select! {
-                sent = self.send(event) => sent,
+                sent = post(&self.http, parcel, clock::wall()) => sent,
                 () = self.shutdown.started() => return false,
             };
-            if (200..300).contains(&status) {
+            if patience::is_taken(status) {
+                self.failing_since = None;
                 return true;
             }
-            let refuses = (400..500).contains(&status) && !matches!(status, 408 | 425 | 429);
-            let limit = if refuses { REFUSED_FOR_GOOD_AFTER } else { DEAD_AFTER };
-            if started.elapsed() >= limit {
-                tracing::error!(
-                    http.url = without_query(&self.webhook.url),
-                    event.kind = &*event.kind,
-                    event.seq = event.seq,
-                    error = problem,
-                    "webhook given up: the receiver did not take this event"
-                );
-                return true;
-            }
-            let delay = delays.next().unwrap_or(RETRY.cap).max(Duration::from_millis(200));
-            tracing::debug!(
-                http.url = without_query(&self.webhook.url),
-                error = problem,
-                "webhook is tried again"
-            );
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.shutdown.started() => return false,
+            failed = failed.saturating_add(1);
+            match self.judge(event, status, failed, clock::now()) {
+                Verdict::GiveUp => {
+                    tracing::error!(
+                        http.url = origin(&self.webhook.url),
+                        http.status = status,
+                        event.kind = &*event.kind,
+                        event.seq = event.seq,
+                        error = problem,
+                        "webhook given up: the receiver did not take this event"
+                    );
+                    return true;
+                }
+                Verdict::Again(delay) => {
+                    tracing::debug!(
+                        http.url = origin(&self.webhook.url),
+                        http.status = status,
+                        error = problem,
+                        "webhook is tried again"
+                    );
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = self.shutdown.started() => return false,
+                    }
+                }
             }
         }
     }
 
-    /// Returns the status, 0 without one, and what went wrong.
-    async fn send(&self, event: &StoredEvent) -> (u16, String) {
-        let body = event.raw.to_string();
-        let seconds = clock::wall().as_millis() / 1000;
-        let mut request = self
-            .http
-            .request(Method::POST, &self.webhook.url)
-            .timeout(TIMEOUT)
-            .header("content-type", "application/json")
-            .header("x-aiwg-event", &*event.kind)
-            .header("x-aiwg-event-id", event.seq.to_string());
-        if let Some(secret) = &self.webhook.secret {
-            let signed = signature::sign(secret.reveal().as_bytes(), seconds, body.as_bytes());
-            request = request.header(signature::HEADER, signed);
-        }
-        match self.http.send(request.body(body)).await {
-            Ok(answer) => (answer.status, answer.message()),
-            Err(failure) => (0, failure.cause()),
-        }
+    /// An event has waited since it happened, but not since before its receiver began to fail.
+    fn judge(&mut self, event: &StoredEvent, status: u16, failed: u32, now: Now) -> Verdict {
+        let failing_since = *self.failing_since.get_or_insert(now.wall);
+        let since = failing_since.max(event.ts.min(now.wall));
+        patience::judge(Attempt { status, since, failed, seed: event.seq }, now)
     }
-}
-
-fn without_query(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
 }

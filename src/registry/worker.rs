@@ -18,6 +18,7 @@ use crate::registry::following::Verdict;
 use crate::registry::gauges::Gauges;
 use crate::registry::hub::{Hub, Subscription};
 use crate::registry::machine::{Attached, Machine, Opened};
+use crate::registry::notifier::Settled;
 use crate::registry::outlet::{LateReply, LineHandle, Outgoing, Outlet, Release, Round};
 use crate::registry::record::{
     Action, ConnectionId, Effects, Forward, ForwardOutcome, Ticket, TokenHash, Write,
@@ -106,6 +107,10 @@ pub(super) enum Message {
         url: String,
         seq: u64,
     },
+    Settle {
+        settled: Vec<Settled>,
+        reply: Reply<()>,
+    },
     Probe {
         reply: Reply<()>,
     },
@@ -166,6 +171,11 @@ impl Registry {
     /// Notes that a webhook has been sent everything up to an event.
     pub(super) async fn webhook_reached(&self, url: &str, seq: u64) {
         self.tell(Message::WebhookReached { url: url.to_owned(), seq }).await;
+    }
+
+    /// Notes what became of notices; they may be read again when this returns.
+    pub(super) async fn settle(&self, settled: Vec<Settled>) -> Result<(), Refusal> {
+        self.ask(|reply| Message::Settle { settled, reply }).await
     }
 
     /// Waits until everything decided so far is on disk.
@@ -277,6 +287,7 @@ impl Worker {
                 Action::Demote(connection) => self.to_line(connection, Outgoing::Demote),
                 Action::Forward(forward) => Release::Forward(Box::new(forward)),
                 Action::Dial(id) => Release::Dial(id),
+                Action::Notify => Release::Notify,
             };
             made.releases.push(release);
         }
@@ -358,6 +369,13 @@ impl Worker {
             Message::WebhookReached { url, seq } => {
                 fx.writes.push(Write::Webhook(url, seq));
                 return None;
+            }
+            Message::Settle { settled, reply } => {
+                fx.writes.extend(settled.into_iter().map(|settled| match settled {
+                    Settled::Over(seq) => Write::ForgetNotice(seq),
+                    Settled::Later(notice) => Write::Notice(notice),
+                }));
+                answer(reply, ())
             }
             Message::Probe { reply } => {
                 fx.writes.push(Write::Probe);

@@ -11,6 +11,7 @@ use crate::domain::id::{ExecutorId, MissionId, SessionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
 use crate::domain::time::Timestamp;
+use crate::protocol::notice;
 use crate::runtime::clock;
 use crate::session::document::{Document, Edits};
 use crate::session::json::quoted;
@@ -64,6 +65,11 @@ pub struct Arguments {
     /// Send this along; a value that parses as JSON is sent as JSON. May be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
     metadata: Vec<(String, String)>,
+    /// Have the registry tell this address when the mission has ended
+    ///
+    /// It is sent the event that ended the mission, at least once, and tried for a day.
+    #[arg(long, value_name = "URL", value_parser = address)]
+    notify: Option<String>,
     /// The mission's id; without it m-<8 hex digits>
     #[arg(long, value_name = "ID")]
     id: Option<MissionId>,
@@ -99,6 +105,10 @@ fn metadata(text: &str) -> Result<(String, String), String> {
         Err(_no_json) => quoted(value),
     };
     Ok((key.to_owned(), raw))
+}
+
+fn address(text: &str) -> Result<String, String> {
+    notice::check(text).map(|()| text.to_owned()).map_err(|problem| format!("it {problem}"))
 }
 
 /// Carries out the verb.
@@ -296,9 +306,11 @@ impl Arguments {
         if self.long_running {
             members.push(("longRunning", "true".to_owned()));
         }
-        if !self.metadata.is_empty() {
+        let notify = self.notify.iter().map(|url| (notice::KEY.to_owned(), quoted(url)));
+        let metadata: Vec<(String, String)> = self.metadata.iter().cloned().chain(notify).collect();
+        if !metadata.is_empty() {
             let pairs: Vec<String> =
-                self.metadata.iter().map(|(key, raw)| format!("{}: {raw}", quoted(key))).collect();
+                metadata.iter().map(|(key, raw)| format!("{}: {raw}", quoted(key))).collect();
             members.push(("metadata", format!("{{{}}}", pairs.join(", "))));
         }
         let members: Vec<String> = members.iter().map(|(key, raw)| format!("\"{key}\": {raw}")).collect();

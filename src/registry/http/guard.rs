@@ -7,6 +7,7 @@
 //! | a body is `application/json` | 415 | forms, which need no permission to be sent across origins |
 //! | a peer from elsewhere has the operator token | 401 | everyone else on the network |
 //! | a peer from elsewhere stays under its rate | 429 | one peer keeping the others out |
+//! | it is no webhook of a registry | 403 | an address in a mission that would operate a registry |
 //! | nothing is changed under `--read-only` | 403 | |
 //!
 //! Every refusal is logged with the peer's address, and never with what it sent as a token.
@@ -17,6 +18,7 @@ use crate::protocol::route;
 use crate::registry::http::error;
 use crate::registry::http::executors::bearer;
 use crate::registry::http::state::{App, Peer};
+use crate::registry::post::EVENT_HEADER;
 use axum::extract::{Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, TRANSFER_ENCODING,
@@ -77,6 +79,9 @@ fn check(app: &App, peer: Peer, method: &Method, path: &str, headers: &HeaderMap
     {
         let detail = "requests from pages of another origin are not taken";
         return Some(Problem::new(403, "foreign_origin", detail));
+    }
+    if headers.contains_key(EVENT_HEADER) {
+        return Some(Problem::new(403, "webhook_refused", "a registry takes no webhooks"));
     }
     let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     if changes && app.config.read_only {

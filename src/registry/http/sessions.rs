@@ -3,6 +3,7 @@
 use crate::domain::id::MAX_ID_BYTES;
 use crate::protocol::executor_v1::{DispatchRequest, DispatchResponse};
 use crate::protocol::field::FieldError;
+use crate::protocol::notice;
 use crate::protocol::route;
 use crate::registry::assignment::DispatchCall;
 use crate::registry::http::body::JsonBody;
@@ -48,6 +49,12 @@ async fn decide(
         return Err(FieldError::new("session", problem).into());
     }
     let request = DispatchRequest::parse(body)?;
+    if let Some(url) =
+        request.metadata.as_ref().map(|metadata| notice::wanted(metadata.get())).transpose()?.flatten()
+    {
+        let field = format!("metadata.{}", notice::KEY);
+        app.reach.check(&url).map_err(|problem| FieldError::new(field, problem))?;
+    }
     let key = idempotency_key(headers)?.unwrap_or_else(|| request.mission_id.to_string());
     let fingerprint = Fingerprint::of(body);
     let call = Box::new(DispatchCall { session, key, fingerprint, request });

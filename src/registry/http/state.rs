@@ -8,6 +8,7 @@ use crate::registry::identity::Identities;
 use crate::registry::issuer::Issuer;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::metrics::Metrics;
+use crate::registry::reach::Reach;
 use crate::registry::refusal::Refusal;
 use crate::registry::store::{Reader, StoreError};
 use crate::registry::worker::Registry;
@@ -38,6 +39,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Limits for peers from elsewhere.
     pub rates: Rates,
+    /// Where missions may have their end told.
+    pub reach: Reach,
     /// Peers on other hosts can reach us.
     pub is_open: bool,
     /// Settings.

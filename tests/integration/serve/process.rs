@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The registry in a process of its own.
-struct Process {
-    child: Child,
-    serve: Serve,
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) serve: Serve,
 }
 
 impl Drop for Process {
@@ -21,7 +21,7 @@ impl Drop for Process {
     }
 }
 
-fn command(folder: &Path, bind: &str) -> Command {
+pub(super) fn command(folder: &Path, bind: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"));
     command.args(["serve", "--log", "error", "--bind", bind, "--state-dir"]).arg(folder);
     command.arg("--identity-store").arg(folder.join("ids.json")).env_clear().stdin(Stdio::null());
@@ -29,7 +29,7 @@ fn command(folder: &Path, bind: &str) -> Command {
 }
 
 /// An address that was free a moment ago.
-fn free_address() -> String {
+pub(super) fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

@@ -10,11 +10,52 @@ use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
+/// What a receiver does, and what it was sent.
 #[derive(Default)]
-struct Receiver {
+pub(super) struct Receiver {
     /// So many requests are answered 503 first.
-    refuse: usize,
-    taken: Vec<(HeaderMap, String)>,
+    pub(super) refuse: usize,
+    pub(super) taken: Vec<(HeaderMap, String)>,
+}
+
+/// A receiver that listens until it is dropped.
+pub(super) struct Listening {
+    pub(super) url: String,
+    pub(super) receiver: Arc<Mutex<Receiver>>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Listening {
+    /// Listens, and answers 503 to so many requests first.
+    pub(super) async fn refusing(refuse: usize) -> Self {
+        let receiver = Arc::new(Mutex::new(Receiver { refuse, ..Receiver::default() }));
+        let app =
+            axum::Router::new().route("/hook", axum::routing::post(take)).with_state(Arc::clone(&receiver));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let running = super::peer::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { url, receiver, running }
+    }
+
+    /// Waits until this many different events have been taken, and returns them.
+    pub(super) async fn taken(&self, wanted: usize) -> Vec<(HeaderMap, String)> {
+        soon(async {
+            loop {
+                let taken = distinct(&self.receiver.lock().unwrap().taken);
+                if taken.len() >= wanted {
+                    return taken;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
 }
 
 async fn take(State(receiver): State<Arc<Mutex<Receiver>>>, headers: HeaderMap, body: String) -> StatusCode {
@@ -35,17 +76,13 @@ fn distinct(taken: &[(HeaderMap, String)]) -> Vec<(HeaderMap, String)> {
 
 #[tokio::test]
 async fn events_are_delivered_in_order_signed_retried_and_go_on_after_a_restart() {
-    let receiver = Arc::new(Mutex::new(Receiver { refuse: 1, ..Receiver::default() }));
-    let app = axum::Router::new().route("/hook", axum::routing::post(take)).with_state(Arc::clone(&receiver));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let receiving = super::peer::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let listening = Listening::refusing(1).await;
     let folder = tempfile::tempdir().unwrap();
     let config = || Config {
         state_dir: Some(folder.path().to_owned()),
         identity_file: Some(folder.path().join("ids.json")),
         webhooks: vec![Webhook {
-            url: url.clone(),
+            url: listening.url.clone(),
             kinds: vec!["mission.".to_owned()],
             secret: Some(Token::new("hook-secret")),
         }],
@@ -57,24 +94,14 @@ async fn events_are_delivered_in_order_signed_retried_and_go_on_after_a_restart(
     for number in 0..5 {
         line.say(&peer.frame("mission.progress", Some("m-1"), json!({"iteration": number}))).await;
     }
-    let count = |wanted: usize| {
-        let receiver = Arc::clone(&receiver);
-        soon(async move {
-            while distinct(&receiver.lock().unwrap().taken).len() < wanted {
-                tokio::task::yield_now().await;
-            }
-        })
-    };
-    count(5).await;
+    listening.taken(5).await;
     serve.stop().await;
     let serve = Serve::with(config()).await;
     let mut line = peer.connect(&serve, &["m-1"]).await;
     line.say(&peer.frame("mission.completed", Some("m-1"), json!({}))).await;
-    count(7).await;
-    serve.stop().await;
-    receiving.abort();
     // At least once: what was on its way at the restart may come again, under the same id.
-    let taken = distinct(&receiver.lock().unwrap().taken);
+    let taken = listening.taken(7).await;
+    serve.stop().await;
     let kinds: Vec<&str> =
         taken.iter().map(|(headers, _)| headers["x-aiwg-event"].to_str().unwrap()).collect();
     assert_eq!(kinds[..5], ["mission.progress"; 5]);
