@@ -59,10 +59,17 @@ pub struct Arguments {
     pub webhook_events: Vec<String>,
     /// Sign webhooks with the secret in this file
     ///
-    /// Made when it is absent. The header `X-AIWG-Signature` is `t=<seconds>,v1=<hex>`, the HMAC-SHA256 of
+    /// Made when it is absent, and refused when others may read it. What missions have told of their end (`mc dispatch --notify`)
+    /// is signed with it too. The header `X-AIWG-Signature` is `t=<seconds>,v1=<hex>`, the HMAC-SHA256 of
     /// `<seconds>.<body>` under the secret.
     #[arg(long, env = "AIWG_RS_WEBHOOK_SECRET_FILE", value_name = "FILE")]
     pub webhook_secret_file: Option<PathBuf>,
+    /// Let missions have their end told to this host, wherever it is; repeat it for more
+    ///
+    /// `mc dispatch --notify` leads to public addresses without it, and while the registry listens to this host only, to this host
+    /// and to private networks; never to link-local addresses, where clouds keep their credentials.
+    #[arg(long = "notify-host", env = "AIWG_RS_NOTIFY_HOSTS", value_delimiter = ',', value_name = "HOST")]
+    pub notify_hosts: Vec<String>,
     /// Let nothing be changed over HTTP
     #[arg(long, env = "AIWG_RS_READ_ONLY")]
     pub read_only: bool,
@@ -90,6 +97,15 @@ pub struct Arguments {
     /// Let one executor hold at most so many missions at a time
     #[arg(long, env = "AIWG_RS_MAX_MISSIONS_PER_EXECUTOR", value_name = "COUNT")]
     pub max_missions_per_executor: Option<u32>,
+    /// Let one session have at most so many live missions at a time
+    #[arg(long, env = "AIWG_RS_MAX_MISSIONS_PER_SESSION", value_name = "COUNT")]
+    pub max_missions_per_session: Option<u32>,
+    /// Give a peer so long to send the head of a request, or the next one on an idle connection
+    #[arg(long, env = "AIWG_RS_HEAD_TIMEOUT", default_value = "60s", value_parser = duration::parse, value_name = "TIME")]
+    pub head_timeout: Duration,
+    /// Give a peer so long to send the body of a request
+    #[arg(long, env = "AIWG_RS_BODY_TIMEOUT", default_value = "30s", value_parser = duration::parse, value_name = "TIME")]
+    pub body_timeout: Duration,
     /// Give open requests so long to end once a signal has come
     #[arg(long, env = "AIWG_RS_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration::parse, value_name = "TIME")]
     pub drain_timeout: Duration,
@@ -109,17 +125,17 @@ impl Arguments {
             None => default_state_dir(&project, home.as_deref()),
         };
         let operator_token = match &self.operator_token_file {
-            Some(file) => Some(operator_token::read_or_create(file).map_err(untrusted)?),
+            Some(file) => Some(operator_token::read_or_create(file).map_err(untrusted("operator token"))?),
             None if is_open(&self.bind) => {
                 let file = state_dir.join("operator-token");
-                let token = operator_token::read_or_create(&file).map_err(untrusted)?;
+                let token = operator_token::read_or_create(&file).map_err(untrusted("operator token"))?;
                 tracing::info!(file.path = %file.display(), "peers on other hosts need the operator token");
                 Some(token)
             }
             None => None,
         };
         let secret = self.webhook_secret_file.as_deref().map(operator_token::read_or_create);
-        let secret = secret.transpose().map_err(untrusted)?;
+        let secret = secret.transpose().map_err(untrusted("webhook secret"))?;
         let webhook = |url: &String| Webhook {
             url: url.clone(),
             kinds: self.webhook_events.clone(),
@@ -132,6 +148,11 @@ impl Arguments {
             forward_timeout: self.forward_timeout,
             executor_grace: self.executor_grace,
             max_missions_per_executor: self.max_missions_per_executor,
+            max_missions_per_session: self.max_missions_per_session,
+            notify_secret: secret,
+            notify_hosts: self.notify_hosts.clone(),
+            head_timeout: self.head_timeout,
+            body_timeout: self.body_timeout,
             drain_timeout: self.drain_timeout,
             hosts: self.hosts.clone(),
             operator_token,
@@ -185,8 +206,9 @@ fn is_open(bind: &str) -> bool {
     !(host == "localhost" || address.is_some_and(|address| address.to_canonical().is_loopback()))
 }
 
-fn untrusted(error: OperatorTokenError) -> Ended {
-    Ended::new(Code::State, "use the operator token").because(error)
+fn untrusted(what: &str) -> impl Fn(OperatorTokenError) -> Ended {
+    let message = format!("use the {what}");
+    move |error| Ended::new(Code::State, message.clone()).because(error)
 }
 
 /// Returns where state lies when nobody says so.

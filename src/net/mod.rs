@@ -1,4 +1,5 @@
 //! Stage: the network, done carefully once.
 
 pub mod http;
+pub mod impatient;
 pub mod ws;

@@ -2,6 +2,7 @@
 //!
 //! Not `axum::serve`, because that neither bounds the connections nor the time a peer may take to send its request.
 
+use crate::net::impatient::Impatient;
 use crate::registry::http::state::Peer;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
@@ -22,10 +23,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
-
-/// How long a peer may take to send the head of a request, and an idle connection to send the next one. 60 s: clients keep
-/// idle connections for up to 90 s and cope with one that has been closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,13 +68,17 @@ impl Listener {
     }
 }
 
-/// Most connections at a time.
+/// Most connections at a time, and how slow their peers may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// In all.
     pub connections: usize,
     /// From one address on another host.
     pub per_peer: usize,
+    /// For the head of a request.
+    pub head_timeout: Duration,
+    /// For reading what is sent.
+    pub write_timeout: Duration,
 }
 
 /// Accepts on one listener until the shutdown starts.
@@ -85,11 +86,11 @@ pub(super) async fn accept(
     listener: Listener,
     router: Router,
     limits: Limits,
+    places: Arc<Semaphore>,
     seats: Arc<Seats>,
     tasks: Tasks,
     shutdown: Shutdown,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         // A place first: when there is none, new connections wait in the kernel's queue.
         let place = tokio::select! {
@@ -116,12 +117,12 @@ pub(super) async fn accept(
         let (router, shutdown) = (router.clone(), shutdown.clone());
         tasks.spawn("connection", async move {
             match stream {
-                Stream::Tcp(stream) => converse(stream, peer, router, shutdown).await,
-                Stream::Unix(stream) => converse(stream, peer, router, shutdown).await,
+                Stream::Tcp(stream) => converse(stream, peer, router, limits, shutdown).await,
+                Stream::Unix(stream) => converse(stream, peer, router, limits, shutdown).await,
                 Stream::Tls(stream, acceptor) => {
                     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
-                        converse(stream, peer, router, shutdown).await;
+                        converse(stream, peer, router, limits, shutdown).await;
                     }
                 }
             }
@@ -155,7 +156,7 @@ async fn take(listener: &Listener) -> io::Result<(Stream, Peer)> {
     }
 }
 
-async fn converse<S>(stream: S, peer: Peer, router: Router, shutdown: Shutdown)
+async fn converse<S>(stream: S, peer: Peer, router: Router, limits: Limits, shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -165,9 +166,9 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(limits.head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Impatient::new(stream, limits.write_timeout)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -59,7 +59,7 @@ impl Machine {
     /// Decides about a dispatch.
     ///
     /// # Errors
-    /// [`Refusal`]: in flight, key reused, lives under another key, or nobody fits.
+    /// [`Refusal`]: in flight, key reused, lives under another key, the session is full, or nobody fits.
     pub fn dispatch(
         &mut self,
         call: DispatchCall,
@@ -91,6 +91,11 @@ impl Machine {
                 state: held.mission.state,
                 executor_id: held.mission.executor_id.clone(),
             });
+        }
+        if let Some(limit) = self.config.max_missions_per_session
+            && let Some(live) = self.live_in_session.get(&session).copied().filter(|live| *live >= limit)
+        {
+            return Err(Refusal::SessionFull { session, live, limit });
         }
         let filter = &request.executor_filter;
         let choice = self.routing.choose(filter, request.long_running);
@@ -133,7 +138,7 @@ impl Machine {
             order: Arc::clone(&mission.order),
             kind: ForwardKind::First,
         }));
-        self.take_on(&choice.id, &mission_id);
+        self.take_on(&choice.id, &mission_id, &mission.order.session);
         self.missions.insert(mission_id, Held { mission, recent: VecDeque::new(), ticket: Some(ticket) });
         Ok(Dispatched::OnItsWay(ticket))
     }
@@ -320,8 +325,8 @@ impl Machine {
         held.ticket = Some(ticket);
         held.mission.question = None;
         held.mission.pending = None;
-        let executor_id = held.mission.executor_id.clone();
-        self.let_go(&executor_id, mission_id);
+        let (executor_id, order) = (held.mission.executor_id.clone(), Arc::clone(&held.mission.order));
+        self.let_go(&executor_id, mission_id, &order.session);
         self.ended.push_back((mission_id.clone(), ticket, self.round));
     }
 

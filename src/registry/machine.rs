@@ -109,6 +109,8 @@ pub struct Machine {
     pub(super) routing: Routing,
     pub(super) missions: HashMap<MissionId, Held>,
     pub(super) live: HashMap<ExecutorId, BTreeSet<MissionId>>,
+    /// How many missions of each session are live; counted only where there is a limit.
+    pub(super) live_in_session: HashMap<String, u32>,
     pub(super) keys: HashMap<String, KeyEntry>,
     /// Ended missions in memory, the longest ended first, each with the round in which it ended.
     pub(super) ended: VecDeque<(MissionId, Ticket, u64)>,
@@ -134,6 +136,7 @@ impl Machine {
             executors: HashMap::new(),
             missions: HashMap::new(),
             live: HashMap::new(),
+            live_in_session: HashMap::new(),
             keys: HashMap::new(),
             ended: VecDeque::new(),
             stored: HashSet::new(),
@@ -479,17 +482,27 @@ impl Machine {
         self.live.get(id).map(|live| live.iter().cloned().collect()).unwrap_or_default()
     }
 
-    pub(super) fn take_on(&mut self, executor: &ExecutorId, mission: &MissionId) {
-        self.live.entry(executor.clone()).or_default().insert(mission.clone());
+    pub(super) fn take_on(&mut self, executor: &ExecutorId, mission: &MissionId, session: &str) {
+        let is_new = self.live.entry(executor.clone()).or_default().insert(mission.clone());
+        if is_new && self.config.max_missions_per_session.is_some() {
+            *self.live_in_session.entry(session.to_owned()).or_default() += 1;
+        }
         let active = self.active_count(executor);
         self.routing.update(executor, |candidate| candidate.active = active);
     }
 
-    pub(super) fn let_go(&mut self, executor: &ExecutorId, mission: &MissionId) {
+    pub(super) fn let_go(&mut self, executor: &ExecutorId, mission: &MissionId, session: &str) {
+        let mut was_live = false;
         if let Some(live) = self.live.get_mut(executor) {
-            live.remove(mission);
+            was_live = live.remove(mission);
             if live.is_empty() {
                 self.live.remove(executor);
+            }
+        }
+        if was_live && let Some(count) = self.live_in_session.get_mut(session) {
+            *count -= 1;
+            if *count == 0 {
+                self.live_in_session.remove(session);
             }
         }
         let active = self.active_count(executor);
@@ -511,7 +524,9 @@ impl Machine {
     }
 
     /// Stores an event and lets observers see it.
-    pub(super) fn publish(&mut self, frame: Frame, fx: &mut Effects) {
+    ///
+    /// Returns its number.
+    pub(super) fn publish(&mut self, frame: Frame, fx: &mut Effects) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         let event = Arc::new(StoredEvent {
@@ -524,6 +539,7 @@ impl Machine {
         });
         fx.writes.push(Write::Event(Arc::clone(&event)));
         fx.actions.push(Action::Publish(event));
+        seq
     }
 
     /// Sends a frame to the executor, if it has a line; says whether it has.
@@ -638,6 +654,7 @@ mod tests {
     /// Checks what must hold after every step.
     fn hold(machine: &Machine) -> Result<(), TestCaseError> {
         let mut live: BTreeMap<&ExecutorId, u64> = BTreeMap::new();
+        let mut live_in_session: HashMap<String, u32> = HashMap::new();
         for held in machine.missions.values() {
             let mission = &held.mission;
             prop_assert!(held.recent.len() <= 50);
@@ -647,7 +664,15 @@ mod tests {
                 machine.live.get(&mission.executor_id).is_some_and(|live| live.contains(&mission.id));
             prop_assert_eq!(listed, !mission.state.is_terminal());
             *live.entry(&mission.executor_id).or_default() += u64::from(listed);
+            if listed {
+                *live_in_session.entry(mission.order.session.clone()).or_default() += 1;
+            }
         }
+        prop_assert!(
+            live_in_session.get("s").is_none_or(|count| *count <= 3),
+            "the session holds three at most"
+        );
+        prop_assert_eq!(live_in_session, machine.live_in_session.clone());
         for (executor, count) in live {
             prop_assert_eq!(machine.active_count(executor), count);
         }
@@ -661,7 +686,8 @@ mod tests {
             resumable in any::<bool>(),
             steps in prop::collection::vec(step(), 0..60),
         ) {
-            let mut machine = Machine::new(Config::default());
+            let mut machine =
+                Machine::new(Config { max_missions_per_session: Some(3), ..Config::default() });
             let start = Instant::now();
             let (mut passed, mut connection) = (Duration::ZERO, 0);
             let mut forwards: VecDeque<Forward> = VecDeque::new();
@@ -722,7 +748,7 @@ mod tests {
                 forwards.extend(fx.actions.into_iter().filter_map(|action| match action {
                     Action::Forward(forward) => Some(forward),
                     Action::Publish(_) | Action::Send(..) | Action::Close(..) | Action::Promote(_)
-                    | Action::Demote(_) | Action::Dial(_) => None,
+                    | Action::Demote(_) | Action::Dial(_) | Action::Notify => None,
                 }));
                 hold(&machine)?;
                 // An ended attempt stays as it ended; only a new dispatch, which has another ticket, begins anew.

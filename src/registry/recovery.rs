@@ -62,7 +62,7 @@ impl Machine {
 
     fn restore_live(&mut self, mission: Mission, events: &[StoredEvent], now: Now) {
         let id = mission.id.clone();
-        self.take_on(&mission.executor_id, &id);
+        self.take_on(&mission.executor_id, &id, &mission.order.session);
         self.put_default_key(&mission);
         if let Some(question) = &mission.question
             && let Some(at) = question.expires_at

@@ -67,6 +67,16 @@ pub enum Refusal {
         /// Why not.
         explanation: Box<Explanation>,
     },
+    /// The session has as many live missions as it may.
+    #[error("session {session} is full: {live} of its missions are live, {limit} may be at a time")]
+    SessionFull {
+        /// Which.
+        session: String,
+        /// How many are live.
+        live: u32,
+        /// How many may be.
+        limit: u32,
+    },
     /// The executor could not be reached.
     #[error("executor {executor_id} is unreachable: {message}")]
     ExecutorUnreachable {
@@ -163,7 +173,10 @@ impl Refusal {
             Self::HitlExpired { .. } => 410,
             Self::KeyReused { .. } => 422,
             Self::ExecutorUnreachable { .. } | Self::ForwardFailed { .. } => 502,
-            Self::NoExecutor { .. } | Self::ExecutorNotConnected { .. } | Self::Unavailable { .. } => 503,
+            Self::NoExecutor { .. }
+            | Self::SessionFull { .. }
+            | Self::ExecutorNotConnected { .. }
+            | Self::Unavailable { .. } => 503,
         }
     }
 
@@ -180,6 +193,7 @@ impl Refusal {
             Self::KeyReused { .. } => "idempotency_key_reused",
             Self::NoExecutor { resumable: true, .. } => "no_resumable_executor_available",
             Self::NoExecutor { resumable: false, .. } => "no_executor_available",
+            Self::SessionFull { .. } => "session_full",
             Self::ExecutorUnreachable { .. } => "executor_unreachable",
             Self::ForwardFailed { .. } => "executor_forward_failed",
             Self::MissionTerminal { .. } => "mission_terminal",
@@ -195,7 +209,7 @@ impl Refusal {
     pub fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::InFlight { .. } | Self::Unavailable { .. } => Some(1),
-            Self::NoExecutor { .. } | Self::ExecutorNotConnected { .. } => Some(2),
+            Self::NoExecutor { .. } | Self::SessionFull { .. } | Self::ExecutorNotConnected { .. } => Some(2),
             Self::ForwardFailed { retry_after_seconds, .. } => *retry_after_seconds,
             Self::Invalid(_)
             | Self::UnsupportedSpecVersion { .. }
@@ -225,6 +239,10 @@ impl Refusal {
             Self::Conflict { .. } => {
                 problem.hint("wait for its end, or abort it, before dispatching it anew")
             }
+            Self::SessionFull { live, limit, .. } => problem
+                .with("live", *live)
+                .with("limit", *limit)
+                .hint("wait until some have ended, or dispatch to another session"),
             Self::KeyReused { .. } => problem.hint("use a new Idempotency-Key for a changed mission"),
             Self::TokenInvalid => problem.hint("register again to get the current token"),
             Self::ExecutorNotFound { .. }

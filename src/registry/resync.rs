@@ -113,6 +113,6 @@ impl Machine {
         mission.is_accepted = true;
         fx.writes.push(Write::NewMission(Box::new(mission.clone())));
         self.missions.insert(mission_id.clone(), Held { mission, recent: VecDeque::new(), ticket: None });
-        self.take_on(executor_id, mission_id);
+        self.take_on(executor_id, mission_id, "");
     }
 }
