@@ -5,6 +5,26 @@ use crate::cli::exit::{Code, Ended};
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
+/// Installs the subscriber of a process that says little: warnings and errors as JSON, and no directives to read.
+///
+/// # Errors
+/// A subscriber is installed already.
+pub fn install_plain() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr)
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .try_init()
+        .map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("failed to install the log subscriber: {error}")
+}
+
 /// Installs the subscriber for the whole process.
 ///
 /// # Errors
@@ -21,7 +41,11 @@ pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Complaining about a log that cannot be written, as on a full disk, would end the thread that complains.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let installed = if json {
         builder.json().flatten_event(true).with_current_span(false).try_init()
     } else {
@@ -31,5 +55,5 @@ pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
             .compact()
             .try_init()
     };
-    installed.map_err(|error| anyhow::anyhow!("failed to install the log subscriber: {error}"))
+    installed.map_err(failed)
 }
