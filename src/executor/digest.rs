@@ -109,6 +109,10 @@ impl Reader {
     }
 
     fn byte(&mut self, byte: u8) {
+        // A sequence that was never finished, as in bytes that are no text, ends with its line.
+        if matches!(byte, b'\n' | 0x18 | 0x1a) {
+            self.escape = Escape::None;
+        }
         match (self.escape, byte) {
             (Escape::None, 0x1b) => self.escape = Escape::Started,
             (Escape::None, b'\n') => {

@@ -59,9 +59,21 @@ impl LogWriter {
                 self.lost_bytes += length(first);
             }
         }
-        if !rest.is_empty() && self.write_segment(rest).is_err() {
-            self.lost_bytes += length(rest);
+        let mut rest = rest;
+        while !rest.is_empty() {
+            let room = usize::try_from(self.room_in_segment()).unwrap_or(usize::MAX);
+            let (part, later) = rest.split_at(rest.len().min(room));
+            if self.write_segment(part).is_err() {
+                self.lost_bytes += length(part);
+            }
+            rest = later;
         }
+    }
+
+    /// Returns how much the current segment still takes, or the next one when it takes no more.
+    fn room_in_segment(&self) -> u64 {
+        let used = self.segment.as_ref().map_or(0, |(_, _, size)| *size);
+        if used < self.segment_limit { self.segment_limit - used } else { self.segment_limit }
     }
 
     fn write_segment(&mut self, bytes: &[u8]) -> io::Result<()> {
