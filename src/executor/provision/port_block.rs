@@ -79,9 +79,9 @@ impl Block {
     }
 }
 
-/// Reads the ports out of a lock's file name, whoever made it.
+/// Reads the ports out of a lock's file name, whoever made it; an only child's has a mark in it.
 pub fn ports_of_lock_name(name: &str) -> Option<(u16, u16)> {
-    let (start, end) = name.strip_suffix(".lock")?.split_once('-')?;
+    let (start, end) = name.strip_suffix(".lock")?.trim_end_matches(".child").split_once('-')?;
     let (start, end) = (start.parse().ok()?, end.parse().ok()?);
     (start <= end).then_some((start, end))
 }
@@ -118,6 +118,15 @@ impl Layout {
         let layout = *self;
         let preferred = i64::from(u32::from_be_bytes([a, b, c, d])) % layout.block_count;
         (0..layout.block_count).filter_map(move |step| layout.block((preferred + step) % layout.block_count))
+    }
+
+    /// Says whether these ports are one of its blocks.
+    pub fn has(&self, start: u16, end: u16) -> bool {
+        let (start, end) = (i64::from(start), i64::from(end));
+        let from_base = start - self.base_port;
+        from_base % self.block_size == 0
+            && (0..self.block_count).contains(&(from_base / self.block_size))
+            && end == start + self.block_size - 1
     }
 
     /// Returns one block; `None` beyond the last.

@@ -173,21 +173,37 @@ fn alone(path: &Path) -> Result<FileLock, PortLockError> {
 /// # Errors
 /// The directory cannot be read; one that does not exist is empty.
 pub fn list(directory: &Path) -> Result<Vec<(PathBuf, u16, u16)>, PortLockError> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(at(directory)(error)),
-    };
     let mut locks = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(at(directory))?.file_name();
-        let plain = name.to_string_lossy().replace(".child", "");
-        if let Some((start, end)) = super::port_block::ports_of_lock_name(&plain) {
-            locks.push((directory.join(&name), start, end));
-        }
-    }
+    each(directory, |name, start, end| locks.push((directory.join(name), start, end)))?;
     locks.sort();
     Ok(locks)
+}
+
+/// Returns the port ranges that have a file in a lock directory, in no order.
+///
+/// # Errors
+/// The directory cannot be read; one that does not exist is empty.
+pub fn ranges(directory: &Path) -> Result<Vec<(u16, u16)>, PortLockError> {
+    let mut ranges = Vec::new();
+    each(directory, |_name, start, end| ranges.push((start, end)))?;
+    Ok(ranges)
+}
+
+fn each(directory: &Path, mut take: impl FnMut(&str, u16, u16)) -> Result<(), PortLockError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at(directory)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(at(directory))?.file_name();
+        if let Some(name) = name.to_str()
+            && let Some((start, end)) = super::port_block::ports_of_lock_name(name)
+        {
+            take(name, start, end);
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory that git does not see.

@@ -169,10 +169,12 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
     let has_lock = |block: &Block| name.is_none() && taken.contains(&(block.start, block.end));
     let is_usable =
         |block: &Block| !crosses(block, &foreign) && port_lock::listening(block.start, block.end).is_empty();
+    let is_dead = |block: &Block| port_lock::read(&path_of(block)).is_some_and(|found| found.is_dead());
     let mut ring = layout.ring(&tenant.session_id).peekable();
     // The preferred block is worth asking after its owner; the others only when no free one is left.
     if let Some(block) = ring.peek()
         && has_lock(block)
+        && is_dead(block)
         && is_usable(block)
         && take_over(&path_of(block), &lock_for(block))?
     {
@@ -190,7 +192,7 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
         }
         return Ok(lease(&layout, &block, &path, tenant.now));
     }
-    for block in layout.ring(&tenant.session_id).filter(is_usable) {
+    for block in layout.ring(&tenant.session_id).filter(is_dead).filter(is_usable) {
         if take_over(&path_of(&block), &lock_for(&block))? {
             return Ok(lease(&layout, &block, &path_of(&block), tenant.now));
         }
@@ -207,16 +209,12 @@ struct Locks {
 }
 
 fn locks(directory: &Path, layout: &Layout) -> Result<Locks, ProviderError> {
-    let blocks: BTreeSet<(u16, u16)> = layout.ring("").map(|block| (block.start, block.end)).collect();
-    let found = port_lock::list(directory)?.into_iter().map(|(_, start, end)| (start, end));
-    let (ours, foreign): (Vec<_>, Vec<_>) = found.partition(|range| blocks.contains(range));
+    let (ours, foreign): (Vec<_>, Vec<_>) =
+        port_lock::ranges(directory)?.into_iter().partition(|&(start, end)| layout.has(start, end));
     Ok(Locks { taken: ours.into_iter().collect(), foreign })
 }
 
 fn take_over(path: &Path, lock: &PortLock) -> Result<bool, ProviderError> {
-    if !port_lock::read(path).is_some_and(|found| found.is_dead()) {
-        return Ok(false);
-    }
     let Some(dead) = port_lock::reclaim(path, lock)? else {
         return Ok(false);
     };
