@@ -5,6 +5,7 @@
 
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
+use crate::domain::error::with_causes;
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::provision::git_worktree::GitWorktree;
 use crate::executor::provision::path_rules::{inside, scoped_name};
@@ -292,7 +293,10 @@ impl Orchestrator {
         for request in &order.resources {
             let outcome = match self.require(&request.kind) {
                 Ok(provider) => provider.acquire(&tenant, &request.options).await.map_err(|error| {
-                    ProvisionError::Provider { kind: request.kind.clone(), message: chain(error.as_ref()) }
+                    ProvisionError::Provider {
+                        kind: request.kind.clone(),
+                        message: with_causes(error.as_ref()),
+                    }
                 }),
                 Err(unknown) => Err(unknown),
             };
@@ -344,7 +348,7 @@ impl Orchestrator {
             let options = provider.child_options(&parent.session_id, &constraint.allocation, child).map_err(
                 |error: ProviderError| ProvisionError::Provider {
                     kind: constraint.kind.clone(),
-                    message: chain(error.as_ref()),
+                    message: with_causes(error.as_ref()),
                 },
             )?;
             resources.push(Request { kind: constraint.kind.clone(), options });
@@ -373,7 +377,7 @@ impl Orchestrator {
                 Ok(provider) => provider
                     .share(lease, &environment.record.session_id, owner)
                     .await
-                    .map_err(|error| chain(error.as_ref())),
+                    .map_err(|error| with_causes(error.as_ref())),
                 Err(error) => Err(error.to_string()),
             };
             failures.extend(shared.err().map(|message| (lease.kind.clone(), message)));
@@ -404,7 +408,9 @@ impl Orchestrator {
         let (mut kept, mut failures, mut stubborn) = (Vec::new(), Vec::new(), Vec::new());
         for lease in held.drain(..).rev() {
             let released = match self.require(&lease.kind) {
-                Ok(provider) => provider.release(&lease, &order).await.map_err(|error| chain(error.as_ref())),
+                Ok(provider) => {
+                    provider.release(&lease, &order).await.map_err(|error| with_causes(error.as_ref()))
+                }
                 Err(error) => Err(error.to_string()),
             };
             match released {
@@ -453,19 +459,4 @@ fn write_record(environment: &Environment) -> Result<(), ProvisionError> {
         atomic::write(&path, &text, FsyncPolicy::Never)
     });
     written.map_err(|source| ProvisionError::Record { path, source })
-}
-
-/// Writes an error and its causes in one line, each only once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        let message = deeper.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = deeper.source();
-    }
-    text
 }
