@@ -3,24 +3,16 @@
 //! They end in the order of the flow: first the executor, whose missions are frozen and reported, then the bridge, which
 //! writes that down, then the registry.
 
-use crate::bridge::{self, Ending};
 use crate::cli::executor::{self, ExecutorArguments};
 use crate::cli::exit::{Code, Ended};
+use crate::cli::parts::{start_bridge, start_registry};
 use crate::cli::serve::default_state_dir;
-use crate::disk::fsync::FsyncPolicy;
-use crate::dispatcher;
-use crate::dispatcher::payload::Payload;
-use crate::events;
 use crate::executor::daemon;
 use crate::executor::provision::git::find_repository;
 use crate::executor::provision::provider::Request;
-use crate::intake;
-use crate::net::http;
-use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::registry::{self, identity_path};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use crate::runtime::tasks::Tasks;
-use crate::watcher;
 use anyhow::Context as _;
 use clap::Args;
 use std::net::SocketAddr;
@@ -44,19 +36,19 @@ pub struct Arguments {
     #[arg(long, env = "AIWG_RS_WATCH_DIR", value_name = "DIR")]
     watch_dir: Option<PathBuf>,
     /// Keep all state here; default: as `serve` and `executor` do
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "AIWG_RS_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// The agent of missions that name none; default: the first of claude-code, codex, aider that is installed
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, env = "AIWG_RS_RUNTIME", value_name = "NAME")]
     runtime: Option<String>,
     /// The resources of missions that ask for none; default: git-worktree in a repository
-    #[arg(long, value_name = "KINDS")]
+    #[arg(long, env = "AIWG_RS_DEFAULT_RESOURCES", value_name = "KINDS")]
     default_resources: Option<String>,
     /// Run at most so many missions at once; default: 4
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "AIWG_RS_MAX_CONCURRENCY", value_name = "N")]
     max_concurrency: Option<usize>,
     /// At the end wait for running missions instead of freezing them for the next start
-    #[arg(long)]
+    #[arg(long, env = "AIWG_RS_DRAIN")]
     drain: bool,
 }
 
@@ -99,24 +91,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     let bridge_tasks = Tasks::new(asked.clone());
     let executor_tasks = Tasks::new(asked.clone());
     let registry_config = registry_config(&project, arguments.state_dir.as_deref())?;
-    let (broken, end) = (asked.clone(), registry_end.clone());
-    registry_tasks.spawn("registry", async move {
-        if let Err(error) = registry::server::run(listener, registry_config, end).await {
-            tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "the registry ended");
-        }
-        broken.start(Cause::Fatal("registry"));
-    });
-    let (broken, end, config) = (asked.clone(), bridge_end.clone(), bridge_config(&watch_dir, &url));
-    bridge_tasks.spawn("bridge", async move {
-        match bridge::run(config, end).await {
-            Ok(Ending::Orderly) => {}
-            Ok(Ending::Unreachable | Ending::Broken) => tracing::error!("the bridge broke down"),
-            Err(error) => {
-                tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "the bridge ended");
-            }
-        }
-        broken.start(Cause::Fatal("bridge"));
-    });
+    start_registry(listener, registry_config, &registry_tasks, &registry_end, &asked)?;
+    start_bridge(&watch_dir, &url, &bridge_tasks, &bridge_end, &asked);
     let (broken, end) = (asked.clone(), executor_end.clone());
     executor_tasks.spawn("executor", async move {
         if let Err(error) = Box::pin(daemon::run(executor_listener, executor_config, id, end)).await {
@@ -154,19 +130,4 @@ fn registry_config(project: &Path, state_dir: Option<&Path>) -> anyhow::Result<r
         identity_file: Some(identities),
         ..registry::Config::default()
     })
-}
-
-fn bridge_config(watch_dir: &Path, registry: &str) -> bridge::Config {
-    bridge::Config {
-        watcher: watcher::Config { watch_dir: watch_dir.to_owned(), ..watcher::Config::default() },
-        dispatcher: dispatcher::Config { serve_url: registry.to_owned(), ..dispatcher::Config::default() },
-        payload: Payload { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned() },
-        events: events::Config { serve_url: registry.to_owned(), ..events::Config::default() },
-        http: http::Config::default(),
-        operator: None,
-        fsync: FsyncPolicy::Batch,
-        write_mode: None,
-        intake: intake::Config::default(),
-        once: false,
-    }
 }

@@ -7,25 +7,18 @@ pub mod executor;
 pub mod script;
 pub mod timeline;
 
-use crate::bridge::{self, Ending};
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
+use crate::cli::parts::{start_bridge, start_registry};
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
-use crate::dispatcher;
-use crate::dispatcher::payload::Payload;
 use crate::domain::id::SessionId;
-use crate::events;
-use crate::intake;
-use crate::net::http;
-use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::registry;
 use crate::runtime::clock;
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use crate::runtime::tasks::Tasks;
 use crate::session::document::{Document, Edits, MissionPatch};
 use crate::session::store::SessionStore;
-use crate::watcher;
 use anyhow::Context as _;
 use clap::Args;
 use script::{ANSWER, DROPPED, SESSION};
@@ -91,9 +84,10 @@ async fn play(directory: &Path, tasks: &Tasks, shutdown: &Shutdown) -> anyhow::R
     for folder in [store.session_dir(&session), inbox.clone()] {
         std::fs::create_dir_all(folder).context("failed to make the folders")?;
     }
-    let registry = start_registry(tasks, shutdown).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on 127.0.0.1")?;
+    let registry = start_registry(listener, registry::Config::default(), tasks, shutdown, shutdown)?;
     let executor = executor::start(&registry, directory, tasks, shutdown).await?;
-    start_bridge(directory, &registry, tasks, shutdown);
+    start_bridge(directory, &registry, tasks, shutdown, shutdown);
     output::styled(&format!(
         "folder    {}\nregistry  {registry}\nexecutor  {executor}\n\n",
         directory.display()
@@ -151,46 +145,6 @@ fn interrupted(shutdown: &Shutdown) -> Ended {
         Some(Cause::Panic(part) | Cause::Fatal(part)) => format!("the {part} broke down"),
     };
     Ended::new(Code::Failed, why).hint("run it again with --log info to see more")
-}
-
-async fn start_registry(tasks: &Tasks, shutdown: &Shutdown) -> anyhow::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on 127.0.0.1")?;
-    let url = format!("http://{}", listener.local_addr()?);
-    let ending = shutdown.clone();
-    tasks.spawn("registry", async move {
-        if let Err(error) = registry::server::run(listener, registry::Config::default(), ending.clone()).await
-        {
-            tracing::error!(error = %anyhow::Error::new(error), "the registry ended");
-            ending.start(Cause::Fatal("registry"));
-        }
-    });
-    Ok(url)
-}
-
-fn start_bridge(directory: &Path, registry: &str, tasks: &Tasks, shutdown: &Shutdown) {
-    let config = bridge::Config {
-        watcher: watcher::Config { watch_dir: directory.to_owned(), ..watcher::Config::default() },
-        dispatcher: dispatcher::Config { serve_url: registry.to_owned(), ..dispatcher::Config::default() },
-        payload: Payload { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned() },
-        events: events::Config { serve_url: registry.to_owned(), ..events::Config::default() },
-        http: http::Config::default(),
-        operator: None,
-        fsync: FsyncPolicy::Batch,
-        write_mode: None,
-        intake: intake::Config::default(),
-        once: false,
-    };
-    let ending = shutdown.clone();
-    tasks.spawn("bridge", async move {
-        match bridge::run(config, ending.clone()).await {
-            Ok(Ending::Orderly) => {}
-            Ok(Ending::Unreachable | Ending::Broken) => ending.start(Cause::Fatal("bridge")),
-            Err(error) => {
-                tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "the bridge ended");
-                ending.start(Cause::Fatal("bridge"));
-            }
-        }
-    });
 }
 
 fn write(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
