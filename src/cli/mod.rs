@@ -7,7 +7,9 @@ pub mod exit;
 pub mod mc;
 pub mod nearest;
 pub mod output;
+pub mod parts;
 pub mod provision;
+pub mod runner;
 pub mod serve;
 pub mod up;
 
@@ -74,9 +76,6 @@ pub enum Command {
     /// The same under the name of the Node program
     #[command(hide = true, subcommand)]
     LocalExecutor(executor::LocalExecutor),
-    /// Run one mission; the executor starts it
-    #[command(hide = true)]
-    ExecutorRunner(executor::RunnerArguments),
     /// Lease worktrees and ports for a script or another tool
     Provision(provision::ProvisionArguments),
     /// Run the registry: executors register, missions are routed, events fan out
@@ -100,7 +99,6 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<exit::Code> {
         Command::Executor(arguments) | Command::LocalExecutor(executor::LocalExecutor::Serve(arguments)) => {
             executor::run(*arguments).await
         }
-        Command::ExecutorRunner(arguments) => executor::run_runner(arguments).await,
         Command::Provision(arguments) => provision::run(arguments).await,
         Command::Serve(arguments) => serve::run(*arguments).await,
         Command::Completions { shell } => {

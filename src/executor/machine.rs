@@ -96,6 +96,14 @@ pub struct Plan {
     pub limits: Limits,
 }
 
+impl Plan {
+    /// Returns the run that begins.
+    pub fn first_run(&self) -> Run {
+        let kind = if self.has_setup { RunKind::Setup } else { RunKind::Agent };
+        Run { kind, iteration: 1, unmet: None }
+    }
+}
+
 /// Why a run was told to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "why")]
@@ -312,11 +320,11 @@ impl Machine {
         }
     }
 
-    /// Takes a mission up again in the middle of a run, `elapsed` after it began.
-    pub fn resumed(plan: Plan, run: Run, elapsed: Duration, now: Now) -> Self {
+    /// Takes a mission up again in the middle of a run, `elapsed` after it began; whether that was `announced` is known.
+    pub fn resumed(plan: Plan, run: Run, elapsed: Duration, announced: bool, now: Now) -> Self {
         Self {
             phase: Phase::Running(run),
-            announced: true,
+            announced,
             begun: now.instant.checked_sub(elapsed).or(Some(now.instant)),
             ..Self::new(plan, now)
         }
@@ -456,8 +464,7 @@ impl Machine {
             }),
             (Ok(()), None) => {
                 self.begun = Some(now.instant);
-                let kind = if self.plan.has_setup { RunKind::Setup } else { RunKind::Agent };
-                self.start(Run { kind, iteration: 1, unmet: None }, now)
+                self.start(self.plan.first_run(), now)
             }
         }
     }

@@ -19,8 +19,17 @@ pub fn is_alive(process: &ProcessIdentity) -> bool {
     process.boot_id == boot_id() && start_time(process.pid) == Some(process.process_start_time)
 }
 
+/// Returns how long the system has been up, in milliseconds; nothing where it does not say.
+pub fn uptime_ms() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, fraction) = text.split_ascii_whitespace().next()?.split_once('.')?;
+    let hundredths: u64 = fraction.get(..2)?.parse().ok()?;
+    Some(seconds.parse::<u64>().ok()?.saturating_mul(1000).saturating_add(hundredths.saturating_mul(10)))
+}
+
+/// Identifies the time since the system was started; empty where it does not say.
 #[cfg(target_os = "linux")]
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     static BOOT_ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     BOOT_ID
         .get_or_init(|| {
@@ -31,8 +40,9 @@ fn boot_id() -> String {
         .clone()
 }
 
+/// Says nothing: this system has no boot ids.
 #[cfg(not(target_os = "linux"))]
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     String::new()
 }
 

@@ -161,6 +161,11 @@ impl Roster {
             Ok(())
         })?;
         let now = clock::wall();
+        // What can begin at once is written down as begun: one wait for the disk instead of two.
+        let permit = Some(Arc::clone(&self.shared.slots))
+            .filter(|_| order.resources.is_empty())
+            .and_then(|slots| slots.try_acquire_owned().ok());
+        let run = permit.as_ref().map(|_| order.plan.first_run());
         let record = MissionRecord {
             format: FORMAT,
             mission_id: mission.clone(),
@@ -169,10 +174,12 @@ impl Roster {
             payload: dispatch.payload,
             run_id: uuid::Uuid::now_v7().to_string(),
             accepted_at: now,
-            begun_at: None,
+            begun_at: run.as_ref().map(|_| now),
+            begun_uptime_ms: run.as_ref().and_then(|_| process_table::uptime_ms()),
+            boot_id: run.as_ref().map(|_| process_table::boot_id()),
             updated_at: now,
             state: MissionState::Assigned,
-            run: None,
+            run,
             outcome: None,
             suspended: false,
             paused: false,
@@ -184,7 +191,7 @@ impl Roster {
         match wrote {
             Ok(Ok(())) => {
                 tracing::info!(mission.id = %mission, session.id = record.session_id, "mission accepted");
-                self.spawn(record, order, Begin::Fresh);
+                self.spawn(record, order, permit.map_or(Begin::Fresh, Begin::AtOnce));
                 Ok(Accepted::Fresh)
             }
             Ok(Err(error)) => {

@@ -80,16 +80,20 @@ pub async fn run(directory: &Path, log_directory: &Path) -> Result<(), RunnerErr
         return Ok(());
     }
     process_tree::become_reaper().map_err(doing("become the reaper of the mission's processes"))?;
-    let own = serde_json::to_vec(&process_table::own())?;
-    atomic::write(&directory.join(RUNNER_FILE), &own, FsyncPolicy::Never)
-        .map_err(doing("say who runs it"))?;
     let stream = standard_input().map_err(doing("use standard input"))?;
     let mut executor = Executor::of(stream);
     let mut line = Vec::new();
     if let Some(reader) = &mut executor.reader {
         reader.read_until(b'\n', &mut line).await.map_err(doing("read the order"))?;
     }
+    if !line.ends_with(b"\n") {
+        // The executor ended, or thought better of it: nobody will ever say that this run began.
+        return Ok(());
+    }
     let order: RunOrder = serde_json::from_slice(&line)?;
+    let own = serde_json::to_vec(&process_table::own())?;
+    atomic::write(&directory.join(RUNNER_FILE), &own, FsyncPolicy::Never)
+        .map_err(doing("say who runs it"))?;
     let listener = listen(directory).map_err(doing("listen for a restarted executor"))?;
     let log = LogWriter::open(log_directory, order.log_limit_bytes).map_err(doing("open the log"))?;
     Runner { directory: directory.to_owned(), executor, listener, log, order }.run().await
@@ -131,14 +135,17 @@ impl Executor {
         Self { reader: Some(BufReader::new(reader)), writer: Some(writer), line: Vec::new() }
     }
 
-    async fn tell(&mut self, message: &FromRunner) {
-        let Some(writer) = &mut self.writer else { return };
-        let Ok(mut text) = serde_json::to_vec(message) else { return };
+    /// Tells something; says whether anybody took it.
+    async fn tell(&mut self, message: &FromRunner) -> bool {
+        let Some(writer) = &mut self.writer else { return false };
+        let Ok(mut text) = serde_json::to_vec(message) else { return false };
         text.push(b'\n');
         let told = tokio::time::timeout(LISTEN, writer.write_all(&text)).await;
-        if !matches!(told, Ok(Ok(()))) {
+        let taken = matches!(told, Ok(Ok(())));
+        if !taken {
             self.writer = None;
         }
+        taken
     }
 
     /// Waits for the next order. Cancel safe: a half line stays in `line`.
@@ -252,11 +259,16 @@ impl Runner {
                 ended = started.child.wait(), if status.is_none() => {
                     status = Some(ended.unwrap_or_else(|_unknowable| ExitStatus::from_raw(0x7f00)));
                     // What it left running has no one to work for.
-                    if matches!(ending, Ending::No) {
-                        ending = Ending::Asked(Instant::now() + Duration::from_millis(self.order.grace_ms));
-                        self.ask_to_end();
+                    if Self::sweep(&mut ending, started.child.id()) == 0 {
+                        output_until = Some(Instant::now() + LAST_WORDS);
+                        look_at = None;
+                    } else {
+                        if matches!(ending, Ending::No) {
+                            ending = Ending::Asked(Instant::now() + Duration::from_millis(self.order.grace_ms));
+                            self.ask_to_end();
+                        }
+                        look_at = Some(Instant::now());
                     }
-                    look_at = Some(Instant::now());
                 }
                 order = self.executor.next() => match order {
                     ToRunner::Input { text } => {
@@ -390,9 +402,13 @@ impl Runner {
         let ended = Ended { run_id, exit, at: clock::wall(), digest: reader.digest(), stopped };
         let text = serde_json::to_vec(&ended)?;
         let path = self.directory.join(EXIT_FILE);
+        // An executor that hears it has its own record of it synced; where none does, this is the only one.
+        let mut written = atomic::write(&path, &text, FsyncPolicy::Never);
+        let is_heard = self.executor.tell(&FromRunner::Ended { ended }).await;
+        if !is_heard && written.is_ok() {
+            written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        }
         // A disk that is full now may have room soon; the executor hears the truth either way.
-        let mut written = atomic::write(&path, &text, FsyncPolicy::Batch);
-        self.executor.tell(&FromRunner::Ended { ended }).await;
         for _ in 0..600 {
             match &written {
                 Ok(()) => break,

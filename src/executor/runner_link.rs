@@ -2,7 +2,10 @@
 
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::runner::short_path;
-use crate::executor::runner_protocol::{EXIT_FILE, Ended, FromRunner, RUNNER_FILE, RunOrder, ToRunner};
+use crate::executor::runner_protocol::{
+    EXIT_FILE, Ended, FromRunner, RUNNER_FILE, RUNNER_WORD, RunOrder, ToRunner,
+};
+use serde::Serialize;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,21 +33,17 @@ impl RunnerLink {
         Self { reader: BufReader::new(reader), writer, line: Vec::new() }
     }
 
-    /// Starts a runner in a group of its own and gives it its order. It outlives this process.
+    /// Starts a runner in a group of its own. It does nothing before its [order](Self::order) has come, and ends when none
+    /// comes; from then on it outlives this process.
     ///
     /// # Errors
     /// The runner cannot be started.
-    pub async fn start(
-        program: &Path,
-        directory: &Path,
-        log_directory: &Path,
-        order: &RunOrder,
-    ) -> io::Result<Self> {
+    pub fn start(program: &Path, directory: &Path, log_directory: &Path) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let complaints =
             fs::OpenOptions::new().create(true).append(true).open(directory.join("runner.err"))?;
         let child = tokio::process::Command::new(program)
-            .args(["--log", "warn", "executor-runner"])
+            .arg(RUNNER_WORD)
             .arg(directory)
             .arg(log_directory)
             .env_clear()
@@ -58,11 +57,15 @@ impl RunnerLink {
         // The runtime reaps a dropped child when it ends.
         drop(child);
         ours.set_nonblocking(true)?;
-        let mut link = Self::of(UnixStream::from_std(ours)?);
-        let mut text = serde_json::to_vec(order)?;
-        text.push(b'\n');
-        link.write(&text).await?;
-        Ok(link)
+        Ok(Self::of(UnixStream::from_std(ours)?))
+    }
+
+    /// Gives a new runner its order.
+    ///
+    /// # Errors
+    /// The runner is gone or does not listen.
+    pub async fn order(&mut self, order: &RunOrder) -> io::Result<()> {
+        self.say(order).await
     }
 
     /// Finds the runner of an earlier process again.
@@ -99,13 +102,13 @@ impl RunnerLink {
     /// # Errors
     /// The runner is gone or does not listen.
     pub async fn send(&mut self, order: &ToRunner) -> io::Result<()> {
-        let mut text = serde_json::to_vec(order)?;
-        text.push(b'\n');
-        self.write(&text).await
+        self.say(order).await
     }
 
-    async fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        match tokio::time::timeout(PATIENCE, self.writer.write_all(text)).await {
+    async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let mut text = serde_json::to_vec(message)?;
+        text.push(b'\n');
+        match tokio::time::timeout(PATIENCE, self.writer.write_all(&text)).await {
             Ok(written) => written,
             Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "the runner does not read")),
         }

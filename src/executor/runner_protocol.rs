@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The order to a runner; it removes the file once it has read it, for the environment may hold secrets.
-pub const ORDER_FILE: &str = "order.json";
-/// The runner's identity, from the moment it listens.
+/// The first argument of a runner: such a process goes past the command line of everything else.
+pub const RUNNER_WORD: &str = "executor-runner";
+/// The runner's identity, from the moment it has read its order.
 pub const RUNNER_FILE: &str = "runner.json";
 /// How the process ended, on disk before anyone is told.
 pub const EXIT_FILE: &str = "exit.json";

@@ -54,6 +54,12 @@ pub struct MissionRecord {
     pub suspended: bool,
     /// An operator holds it.
     pub paused: bool,
+    /// How long the system had been up then: unlike the time of day it never jumps.
+    #[serde(default)]
+    pub begun_uptime_ms: Option<u64>,
+    /// The boot in which its run began: after another one nobody can say what became of it.
+    #[serde(default)]
+    pub boot_id: Option<String>,
     /// Its last event was sent; none while it still has to be.
     pub reported_at: Option<Timestamp>,
     /// Its last events as they were sent, oldest first.

@@ -1,0 +1,129 @@
+//! Service: takes a mission up again whose process another executor started, or whose runner fell silent.
+
+use super::Unit;
+use crate::domain::event::MissionEvent;
+use crate::domain::lifecycle::MissionState;
+use crate::domain::time::Now;
+use crate::executor::machine::{Effect, Event};
+use crate::executor::process_table;
+use crate::executor::process_tree;
+use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Orchestrator};
+use crate::executor::runner_link::{self, RunnerLink};
+use crate::executor::runner_protocol::{Exit, RUN_VARIABLE, ToRunner};
+use crate::executor::store::MissionRecord;
+use std::path::Path;
+use std::time::Duration;
+
+/// How often a runner that does not answer is looked at before its processes are ended.
+const LAST_LOOKS: u32 = 250;
+
+/// The time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Returns how long ago a mission began. The time of day may have been set since; the system's own time is not.
+pub(super) fn elapsed(record: &MissionRecord, now: Now) -> Duration {
+    match (record.begun_uptime_ms, process_table::uptime_ms()) {
+        (Some(begun), Some(now)) => Duration::from_millis(now.saturating_sub(begun)),
+        _ => record.begun_at.map_or(Duration::ZERO, |begun| now.wall.since(begun)),
+    }
+}
+
+impl Unit {
+    pub(super) fn find_environment(&mut self) {
+        let workspace = &self.shared.config.workspace;
+        match Orchestrator::find_environment(workspace, self.record.mission_id.as_str()) {
+            Ok(found) => {
+                if let Some(environment) = &found {
+                    self.env = environment.inject(DEFAULT_DISCOVERY_FILE).unwrap_or_default();
+                }
+                self.environment = found;
+            }
+            Err(error) => {
+                tracing::warn!(mission.id = %self.record.mission_id, %error, "the leases of a mission cannot be read");
+            }
+        }
+    }
+
+    /// Finds the process of an earlier executor again.
+    pub(super) async fn take_up(&mut self) {
+        let Some(run) = self.record.run.clone() else { return };
+        let Ok(directory) = self.shared.store.run_directory(&self.record, &run) else { return };
+        let was_suspended = std::mem::take(&mut self.record.suspended);
+        if was_suspended || self.record.state == MissionState::Suspended {
+            let checkpoint_id = Some(self.record.run_id.clone());
+            self.emit(MissionEvent::Reconnected { checkpoint_id });
+        }
+        if let Some(ended) = runner_link::exit_of(&directory) {
+            self.feed(Event::Ended(ended)).await;
+            return;
+        }
+        match runner_link::runner_of(&directory) {
+            None if self.record.boot_id.as_ref().is_some_and(|boot| *boot != process_table::boot_id()) => {
+                // The power went: files of the run that were not synced may have gone with it.
+                let ended = self.ended(Exit::Unknown);
+                self.feed(Event::Ended(ended)).await;
+            }
+            None => {
+                // Its order never reached anyone; should one still be on its way, the lock of the run lets only one in.
+                let effects = vec![Effect::Start(run)];
+                self.carry_out(effects).await;
+            }
+            Some(runner) if process_table::is_alive(&runner) => {
+                match RunnerLink::reconnect(&directory).await {
+                    Ok(link) => {
+                        self.link = Some(link);
+                        if self.record.paused {
+                            // Feeding the order keeps the clocks right; the tree is stopped already.
+                            self.feed(Event::OrderPause).await;
+                        } else if was_suspended {
+                            self.tell_runner(&ToRunner::Resume).await;
+                        }
+                    }
+                    // It may be between its last word and its end.
+                    Err(_refused) => self.runner_gone(&directory).await,
+                }
+            }
+            Some(_dead) => self.runner_gone(&directory).await,
+        }
+    }
+
+    /// Decides what became of a run whose runner does not answer any more.
+    pub(super) async fn runner_gone(&mut self, directory: &Path) {
+        self.link = None;
+        for _ in 0..LAST_LOOKS {
+            // Alive first: one that ends in between has written its last word by then.
+            let is_alive =
+                runner_link::runner_of(directory).is_some_and(|runner| process_table::is_alive(&runner));
+            if !is_alive || runner_link::exit_of(directory).is_some() {
+                break;
+            }
+            if let Ok(link) = RunnerLink::reconnect(directory).await {
+                self.link = Some(link);
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let ended = if let Some(ended) = runner_link::exit_of(directory) {
+            ended
+        } else {
+            kill_marked(&self.record.run_id).await;
+            self.ended(Exit::Unknown)
+        };
+        self.feed(Event::Ended(ended)).await;
+    }
+}
+
+/// Kills every process that carries a run's mark, until a look finds none.
+async fn kill_marked(run_id: &str) {
+    for _ in 0..250 {
+        let found = process_tree::marked(RUN_VARIABLE, run_id);
+        if found.is_empty() {
+            return;
+        }
+        for process in found {
+            drop(process_tree::signal(process.pid, rustix::process::Signal::KILL));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tracing::warn!(run.id = run_id, "processes of a lost run could not be killed");
+}
