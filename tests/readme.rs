@@ -41,7 +41,7 @@ fn table(words: &str) -> String {
 #[test]
 fn the_tables_of_options_are_those_of_the_program() {
     let mut text = readme();
-    for words in ["mc bridge", "serve"] {
+    for words in ["mc bridge", "serve", "executor"] {
         let (begin, end) = (format!("<!-- options: {words} -->\n"), "<!-- end -->");
         let from = text.find(&begin).unwrap() + begin.len();
         let to = from + text[from..].find(end).unwrap();

@@ -17,7 +17,7 @@ pub struct ProvisionArguments {
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
     workspace: PathBuf,
     /// Remove nothing that can hold work
-    #[arg(long, global = true, env = "AIWG_KEEP_EVERYTHING")]
+    #[arg(long, global = true, env = "AIWG_RS_KEEP_EVERYTHING")]
     keep_everything: bool,
     /// What to do
     #[command(subcommand)]

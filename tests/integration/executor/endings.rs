@@ -1,6 +1,7 @@
 //! How missions end, truthfully.
 
 use super::{host, host_with, text, with_resources};
+use crate::support::{DEADLINE, is_heavy};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +120,25 @@ async fn the_daemons_secrets_and_odd_objectives_stay_where_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_any_bytes_is_survived_within_the_limits() {
     let host = host_with(&[], "log_limit_bytes = 262144").await;
-    let last = host.run("m-1", "head -c 200000000 /dev/urandom; echo; echo the end", json!({})).await;
+    let bytes: u64 = if is_heavy() { 10_000_000_000 } else { 100_000_000 };
+    let objective = format!("head -c {bytes} /dev/urandom; echo; echo the end");
+    let (status, answer) = host.dispatch("m-1", &objective, json!({})).await;
+    assert_eq!(status, 202, "{answer}");
+    let (mut peak_kb, mut seen) = (0, 0);
+    let deadline = std::time::Instant::now() + DEADLINE * if is_heavy() { 90 } else { 6 };
+    while !matches!(host.state_of("m-1").await.as_str(), "done" | "failed" | "aborted") {
+        assert!(std::time::Instant::now() < deadline, "the flood does not end\n{}", host.said());
+        for pid in host.own_processes("m-1") {
+            peak_kb = peak_kb.max(resident_kb(pid));
+            seen += 1;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let last = host.end_of("m-1").await;
     assert_eq!(text(&last, "/event"), "mission.completed", "{last}");
     assert_eq!(text(&last, "/data/summary"), "the end");
+    println!("{bytes} bytes of output: executor and runner had at most {peak_kb} kB each");
+    assert!(seen > 0 && peak_kb < 256 * 1024, "{peak_kb} kB resident in {seen} looks");
     let log: u64 = std::fs::read_dir(host.mission_directory("m-1"))
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -129,4 +146,10 @@ async fn a_flood_of_any_bytes_is_survived_within_the_limits() {
         .map(|entry| entry.metadata().unwrap().len())
         .sum();
     assert!(log <= 262_144 + 65_536, "{log}");
+}
+
+fn resident_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_ascii_whitespace().nth(1).map_or(0, |number| number.parse().unwrap())
 }

@@ -1,9 +1,12 @@
 //! The executor as a real program, driven by the real registry, running real processes.
 
+mod crowd;
+mod disk;
 mod endings;
 mod humans;
 mod load;
 mod orders;
+mod outages;
 mod restarts;
 mod surface;
 mod up;
@@ -23,7 +26,9 @@ use std::time::{Duration, Instant};
 /// A registry inside the test.
 pub(crate) struct Registry {
     pub(crate) url: String,
+    address: std::net::SocketAddr,
     shutdown: Shutdown,
+    running: tokio::task::JoinHandle<()>,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -31,16 +36,38 @@ impl Registry {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
+        let running = Self::serve(listener, directory.path(), shutdown.clone());
+        Self { url: format!("http://{address}"), address, shutdown, running, directory }
+    }
+
+    fn serve(
+        listener: tokio::net::TcpListener,
+        directory: &Path,
+        end: Shutdown,
+    ) -> tokio::task::JoinHandle<()> {
         let config = registry::Config {
-            identity_file: Some(directory.path().join("identities.json")),
+            identity_file: Some(directory.join("identities.json")),
+            state_dir: Some(directory.join("state")),
             ..registry::Config::default()
         };
-        let end = shutdown.clone();
-        #[expect(clippy::disallowed_methods, reason = "ends with the test")]
-        tokio::spawn(async move { registry::server::run(listener, config, end).await });
-        Self { url, shutdown, directory }
+        crate::support::chaos_proxy::spawn(async move {
+            registry::server::run(listener, config, end).await.unwrap();
+        })
+    }
+
+    /// Ends it, and with it every line.
+    pub(crate) async fn stop(&mut self) {
+        self.shutdown.start(Cause::Finished);
+        (&mut self.running).await.unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub(crate) async fn start_again(&mut self) {
+        self.shutdown = Shutdown::new();
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        self.running = Self::serve(listener, self.directory.path(), self.shutdown.clone());
     }
 }
 
@@ -56,6 +83,8 @@ pub(crate) struct Host {
     pub(crate) registry: Registry,
     pub(crate) state: tempfile::TempDir,
     arguments: Vec<String>,
+    /// The state lies on a disk of this size that only the executor sees.
+    disk: Option<&'static str>,
     process: Option<Child>,
     http: reqwest::Client,
 }
@@ -65,6 +94,10 @@ pub(crate) async fn host(arguments: &[&str]) -> Host {
 }
 
 pub(crate) async fn host_with(arguments: &[&str], settings: &str) -> Host {
+    host_on(arguments, settings, None).await
+}
+
+pub(crate) async fn host_on(arguments: &[&str], settings: &str, disk: Option<&'static str>) -> Host {
     aiwg_rs::net::http::install_tls();
     let state = tempfile::tempdir().unwrap();
     std::fs::write(state.path().join("executor.toml"), settings).unwrap();
@@ -73,6 +106,7 @@ pub(crate) async fn host_with(arguments: &[&str], settings: &str) -> Host {
         registry: Registry::start().await,
         state,
         arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+        disk,
         process: None,
         http: reqwest::Client::builder().no_proxy().build().unwrap(),
     };
@@ -92,12 +126,17 @@ impl Host {
             .append(true)
             .open(self.state.path().join("executor.err"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        let child = self
+            .program()
             .args(["--log", "debug,hyper=warn,reqwest=warn", "--log-format", "human", "executor"])
             .arg("--workspace")
             .arg(self.repository.root())
             .arg("--state-dir")
-            .arg(self.state.path())
+            .arg(if self.disk.is_some() {
+                self.state.path().join("disk")
+            } else {
+                self.state.path().to_owned()
+            })
             .arg("--config")
             .arg(self.state.path().join("executor.toml"))
             .args(["--aiwg-serve", &self.registry.url, "--port", "0", "--runtime", "shell"])
@@ -113,6 +152,53 @@ impl Host {
             let list = self.get("/api/v1/executors").await;
             let connected = list.pointer("/executors/0/connected") == Some(&Value::Bool(true));
             connected.then_some(())
+        })
+        .await;
+    }
+
+    /// Returns what runs the executor: itself, or a loop that starts it again beside a disk that nobody else sees.
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_aiwg-rs");
+        let Some(size) = self.disk else { return Command::new(program) };
+        std::fs::create_dir_all(self.state.path().join("disk")).unwrap();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+            .arg("mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" || exit; shift 2; while :; do \"$@\"; sleep 0.1; done")
+            .args(["sh", size])
+            .arg(self.state.path().join("disk"))
+            .arg(program);
+        command
+    }
+
+    /// Returns where the executor keeps its state, as seen from here.
+    pub(crate) fn state_directory(&self) -> PathBuf {
+        let own = self.state.path();
+        match (&self.disk, &self.process) {
+            (Some(_), Some(process)) => PathBuf::from(format!("/proc/{}/root", process.id()))
+                .join(own.strip_prefix("/").unwrap())
+                .join("disk"),
+            _ => own.to_owned(),
+        }
+    }
+
+    /// Finds the executor that runs in a loop.
+    fn looped(&self) -> Option<u32> {
+        let members = process_tree::descendants(self.process.as_ref()?.id());
+        members.iter().map(|member| member.pid).find(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains("--state-dir") && !line.starts_with("sh")
+        })
+    }
+
+    /// Kills the executor that runs in a loop, and waits for the next one.
+    pub(crate) async fn next_in_loop(&self) {
+        let old = self.looped().unwrap();
+        process_tree::signal(old, Signal::KILL).unwrap();
+        self.until("the next executor is connected", async || {
+            let list = self.get("/api/v1/executors").await;
+            let is_connected = list.pointer("/executors/0/connected") == Some(&Value::Bool(true));
+            (is_connected && self.looped().is_some_and(|pid| pid != old)).then_some(())
         })
         .await;
     }
@@ -215,8 +301,7 @@ impl Host {
     }
 
     pub(crate) fn mission_directory(&self, mission: &str) -> PathBuf {
-        self.state
-            .path()
+        self.state_directory()
             .join("missions")
             .join(aiwg_rs::executor::provision::path_rules::scoped_name(mission))
     }
@@ -226,9 +311,30 @@ impl Host {
             .unwrap()
     }
 
+    /// Returns the executor's process, and the mission's runner once there is one.
+    pub(crate) fn own_processes(&self, mission: &str) -> Vec<u32> {
+        let mut own: Vec<u32> = self.process.iter().map(Child::id).collect();
+        for path in runner_files(&self.mission_directory(mission)) {
+            let runner: Option<Value> =
+                std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let pid = runner.and_then(|runner| runner.get("pid")?.as_u64());
+            own.extend(pid.and_then(|pid| u32::try_from(pid).ok()));
+        }
+        own
+    }
+
     pub(crate) fn processes_of(&self, mission: &str) -> usize {
         let record = self.record(mission);
         process_tree::marked("AIWG_RUN_ID", record.get("run_id").unwrap().as_str().unwrap()).len()
+    }
+
+    /// Waits until the executor itself is done with a mission: the registry may have called it ended before.
+    pub(crate) async fn done_with(&self, mission: &str) {
+        self.until(&format!("the executor is done with {mission}"), async || {
+            let record = self.record(mission);
+            matches!(text(&record, "/state"), "done" | "failed" | "aborted").then_some(())
+        })
+        .await;
     }
 
     /// Checks that a mission left no process, worktree or lock.
@@ -246,12 +352,17 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        let runners = runner_files(&self.state_directory().join("missions"));
+        let identities: Vec<Vec<u8>> = runners.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+        let looped = self.looped();
         if let Some(mut process) = self.process.take() {
             drop(process.kill());
             drop(process.wait());
         }
-        for path in runner_files(&self.state.path().join("missions")) {
-            let Ok(bytes) = std::fs::read(&path) else { continue };
+        if let Some(pid) = looped.filter(|_| self.disk.is_some()) {
+            drop(process_tree::signal(pid, Signal::KILL));
+        }
+        for bytes in identities {
             let runner: aiwg_rs::executor::process_identity::ProcessIdentity =
                 serde_json::from_slice(&bytes).unwrap();
             if process_table::is_alive(&runner) {

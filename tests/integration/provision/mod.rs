@@ -1,6 +1,7 @@
 //! Resources before work, given back in reverse.
 
 mod command;
+mod failing_git;
 mod inventory;
 mod orchestrator;
 mod saved_work;

@@ -1,0 +1,78 @@
+//! Command: `executor doctor`: what could be run here.
+
+use super::{ExecutorArguments, settings};
+use crate::cli::exit::Code;
+use crate::cli::output;
+use crate::executor::agent_runtime::AgentRuntime;
+use crate::executor::config::Config;
+use crate::executor::provision::git::find_repository;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Says which agents are installed and whether the workspace can be used.
+///
+/// # Errors
+/// The settings are wrong, or nobody takes the answer.
+pub(super) async fn run(arguments: &ExecutorArguments, config: &Config) -> anyhow::Result<Code> {
+    let settings =
+        settings::read(arguments.config.as_deref(), &config.workspace.join(".aiwg/aiwg-rs/executor.toml"))?;
+    let mut found = Vec::new();
+    for runtime in settings.runtimes()? {
+        let program = runtime.command.first().cloned().unwrap_or_default();
+        let path = find_program(&program);
+        found.push(
+            json!({ "runtime": runtime.name, "program": program, "installed": path.is_some(), "path": path }),
+        );
+    }
+    let repository = find_repository(&config.workspace).await;
+    let usable = config.offer.runtimes.iter().any(|runtime| runtime.name == config.offer.default_runtime);
+    let report = json!({
+        "runtimes": found,
+        "defaultRuntime": config.offer.default_runtime,
+        "defaultRuntimeInstalled": usable,
+        "git": find_program("git"),
+        "repository": repository.as_ref().ok().map(|repository| &repository.top_level),
+        "repositoryProblem": repository.as_ref().err().map(ToString::to_string),
+        "workspace": config.workspace,
+        "stateDirectory": config.state_directory,
+        "capabilities": config.capabilities(),
+    });
+    if output::is_terminal() {
+        output::line(&describe(&report))?;
+    } else {
+        output::json(&report)?;
+    }
+    Ok(if usable { Code::Done } else { Code::Failed })
+}
+
+fn describe(report: &serde_json::Value) -> String {
+    let text = |value: Option<&serde_json::Value>| {
+        value.and_then(|value| value.as_str()).unwrap_or("not there").to_owned()
+    };
+    let mut lines = Vec::new();
+    for runtime in report.get("runtimes").and_then(|r| r.as_array()).into_iter().flatten() {
+        lines.push(format!("runtime {:<14} {}", text(runtime.get("runtime")), text(runtime.get("path"))));
+    }
+    for key in ["defaultRuntime", "git", "repository", "workspace", "stateDirectory"] {
+        lines.push(format!("{key:<22} {}", text(report.get(key))));
+    }
+    lines.join("\n")
+}
+
+/// Says whether an agent can be started here.
+pub(super) fn is_installed(runtime: &AgentRuntime) -> bool {
+    runtime.command.first().is_some_and(|program| find_program(program).is_some())
+}
+
+fn find_program(program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let is_program = |path: &Path| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    if program.contains('/') {
+        let path = PathBuf::from(program);
+        return is_program(&path).then_some(path);
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| is_program(path))
+}
