@@ -116,6 +116,7 @@ impl Machine {
         let mission_id = request.mission_id;
         let ticket = self.next_ticket();
         let mut mission = new_mission(mission_id.clone(), order, choice.id.clone(), now);
+        mission.events_after = self.next_seq - 1;
         if let Some(earlier) = self.missions.get(&mission_id) {
             mission.created_at = earlier.mission.created_at;
             mission.number = earlier.mission.number;
@@ -401,6 +402,7 @@ pub(super) fn new_mission(id: MissionId, order: Arc<Order>, executor_id: Executo
         question: None,
         expired_question: None,
         pending: None,
+        events_after: 0,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::domain::time::Now;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::{MAX_RECENT_EVENTS, MissionStatus, Waiting};
 use crate::protocol::notice;
-use crate::registry::machine::{Machine, Timer};
+use crate::registry::machine::{Heard, Held, Machine, Timer};
 use crate::registry::record::{Action, ConnectionId, Effects, Mission, Notice, Question, Write};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub enum Verdict {
     UnknownExecutor,
     /// Only the registry says such things.
     NotYours,
+    /// It came before over another connection, to the byte: said again because nobody confirms frames.
+    Repeated,
 }
 
 impl Verdict {
@@ -43,6 +45,7 @@ impl Verdict {
             Self::UnknownMission => "unknown_mission",
             Self::UnknownExecutor => "unknown_executor",
             Self::NotYours => "not_an_executors_event",
+            Self::Repeated => "repeated",
         }
     }
 }
@@ -63,11 +66,14 @@ impl Machine {
         if !self.executors.contains_key(executor_id) {
             return Verdict::UnknownExecutor;
         }
-        self.hear(executor_id, connection, now, fx);
+        let is_line = self.hear(executor_id, connection, now, fx);
         match &frame.envelope.body {
             Body::Executor(ExecutorEvent::Resync { owned_mission_ids }) => {
-                let owned = owned_mission_ids.clone();
-                self.resync(executor_id, &owned, now, fx);
+                // What a replaced line says it owns is out of date.
+                if is_line {
+                    let owned = owned_mission_ids.clone();
+                    self.resync(executor_id, &owned, now, fx);
+                }
                 Verdict::Accepted
             }
             Body::Executor(ExecutorEvent::Registered { .. } | ExecutorEvent::Deregistered { .. }) => {
@@ -91,8 +97,9 @@ impl Machine {
                 match self.missions.get(&mission_id) {
                     None => Verdict::UnknownMission,
                     Some(held) if held.mission.executor_id != *executor_id => Verdict::ForeignMission,
+                    Some(held) if held.is_repeated(&frame.raw, connection) => Verdict::Repeated,
                     Some(_) => {
-                        self.record(&mission_id, frame, Source::Executor, now, fx);
+                        self.record(&mission_id, frame, Source::Executor(connection), now, fx);
                         Verdict::Accepted
                     }
                 }
@@ -139,12 +146,12 @@ impl Machine {
         if held.recent.len() >= MAX_RECENT_EVENTS {
             held.recent.pop_front();
         }
-        held.recent.push_back(Arc::clone(&frame.raw));
+        held.recent.push_back(Heard { raw: Arc::clone(&frame.raw), over: source.connection() });
         let mission = &mut held.mission;
         let was = mission.state;
         let before = (mission.is_accepted, mission.question.is_some());
         mission.updated_at = now.wall;
-        if source == Source::Executor {
+        if source.is_executor() {
             mission.is_accepted = true;
         }
         if let Body::Mission(event) = &frame.envelope.body
@@ -164,11 +171,15 @@ impl Machine {
         let ended = mission.state.is_terminal() && !was.is_terminal();
         if changed {
             fx.writes.push(Write::Mission(Box::new(mission.clone())));
+        } else {
+            fx.writes.push(Write::Touched(mission.number, mission.updated_at));
         }
-        let order = Arc::clone(&mission.order);
-        let (name, raw) = (frame.envelope.name().to_owned(), Arc::clone(&frame.raw));
+        let end = ended.then(|| {
+            let name = frame.envelope.name().to_owned();
+            (Arc::clone(&mission.order), name, Arc::clone(&frame.raw))
+        });
         let seq = self.publish(frame, fx);
-        if ended {
+        if let Some((order, name, raw)) = end {
             if let Some(url) = notice::in_body(&order.body) {
                 let (kind, since) = (Arc::from(name), now.wall);
                 let notice = Notice { seq, url, kind, raw, since, attempts: 0, due: since };
@@ -234,13 +245,13 @@ impl Machine {
     /// Returns what an observer of this executor needs to catch up: the last events of its live missions.
     pub fn replay(&self, executor_id: &ExecutorId) -> Vec<Arc<str>> {
         let live = self.live.get(executor_id).into_iter().flatten();
-        live.filter_map(|id| self.missions.get(id)).flat_map(|held| held.recent.iter().cloned()).collect()
+        live.filter_map(|id| self.missions.get(id)).flat_map(Held::recent).collect()
     }
 
     /// Returns the status of a mission.
     pub fn mission(&self, id: &str) -> Option<MissionStatus> {
         let held = self.missions.get(id)?;
-        let recent = held.recent.iter().filter_map(|raw| RawValue::from_string(raw.to_string()).ok());
+        let recent = held.recent().filter_map(|raw| RawValue::from_string(raw.to_string()).ok());
         Some(held.mission.status(recent.collect(), self.is_connected(&held.mission.executor_id)))
     }
 
@@ -252,8 +263,33 @@ impl Machine {
 /// Who says that something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    Executor,
+    Executor(ConnectionId),
     Registry,
+}
+
+impl Source {
+    fn is_executor(self) -> bool {
+        self.connection().is_some()
+    }
+
+    fn connection(self) -> Option<ConnectionId> {
+        match self {
+            Self::Executor(connection) => Some(connection),
+            Self::Registry => None,
+        }
+    }
+}
+
+impl Held {
+    fn recent(&self) -> impl Iterator<Item = Arc<str>> {
+        self.recent.iter().map(|heard| Arc::clone(&heard.raw))
+    }
+
+    /// A line can break after taking a frame and before anybody knows, so careful executors say their last words again on the
+    /// next one. On one and the same line a frame that looks like another is another.
+    fn is_repeated(&self, raw: &str, connection: ConnectionId) -> bool {
+        self.recent.iter().any(|heard| heard.over != Some(connection) && *heard.raw == *raw)
+    }
 }
 
 impl Mission {
@@ -271,14 +307,14 @@ impl Mission {
             Transition::Stay => self.state,
             Transition::To(next) => next,
         };
-        let is_late = source == Source::Executor && self.state_ts.is_some_and(|ts| envelope.ts < ts);
+        let is_late = source.is_executor() && self.state_ts.is_some_and(|ts| envelope.ts < ts);
         if is_late && !next.is_terminal() {
             return false;
         }
         if next != self.state || happening == Happening::HitlRequired {
             self.state_since = now.wall;
             self.question = None;
-            if source == Source::Executor {
+            if source.is_executor() {
                 self.state_ts = Some(envelope.ts);
             }
         }

@@ -10,8 +10,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// How many events of one executor an observer may be behind.
+/// How many events of one executor an observer may be behind, and how many bytes of them.
 const RING: usize = 16_384;
+const RING_BYTES: usize = 16 << 20;
 
 /// Most events that are handed out at once.
 const BATCH: usize = 256;
@@ -19,6 +20,7 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 struct Ring {
     events: VecDeque<Arc<StoredEvent>>,
+    bytes: usize,
     /// The place of the first event in the ring.
     first: u64,
 }
@@ -33,10 +35,17 @@ struct Topic {
 /// What observers listen to. `None` is every executor at once.
 type Name = Option<ExecutorId>;
 
+#[derive(Debug)]
+struct Topics {
+    by_name: HashMap<Name, Arc<Topic>>,
+    /// The number of the last event that was published.
+    last: u64,
+}
+
 /// All topics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
-    topics: Mutex<HashMap<Name, Arc<Topic>>>,
+    topics: Mutex<Topics>,
 }
 
 /// One observer's place in a topic.
@@ -45,6 +54,7 @@ pub struct Subscription {
     topic: Arc<Topic>,
     end: watch::Receiver<u64>,
     next: u64,
+    after: u64,
 }
 
 /// What an observer reads at once.
@@ -52,6 +62,8 @@ pub struct Subscription {
 pub struct Batch {
     /// How many events before these the observer was too slow for.
     pub missed: u64,
+    /// The number of the last event before the missed ones.
+    pub after: u64,
     /// In order.
     pub events: Vec<Arc<StoredEvent>>,
 }
@@ -61,15 +73,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hub {
-    /// Lets the observers of this executor, and those of all, see an event.
-    pub fn publish(&self, event: &Arc<StoredEvent>) {
+    /// Makes a hub; `last` is the number of the last event of earlier times.
+    pub fn new(last: u64) -> Self {
+        Self { topics: Mutex::new(Topics { by_name: HashMap::new(), last }) }
+    }
+
+    /// Lets the observers of their executors, and those of all, see events.
+    pub fn publish(&self, events: &[Arc<StoredEvent>]) {
+        let Some(last) = events.last() else { return };
         let mut topics = locked(&self.topics);
-        for name in [Some(event.executor_id.clone()), None] {
-            let Some(topic) = topics.get(&name) else { continue };
-            if topic.end.receiver_count() == 0 {
-                topics.remove(&name);
-            } else {
-                topic.append(Arc::clone(event));
+        topics.last = last.seq;
+        topics.append(&None, events);
+        for run in events.chunk_by(|one, next| one.executor_id == next.executor_id) {
+            if let Some(first) = run.first() {
+                topics.append(&Some(first.executor_id.clone()), run);
             }
         }
     }
@@ -77,30 +94,47 @@ impl Hub {
     /// Starts to observe: everything published from now on.
     pub fn subscribe(&self, executor: Option<&ExecutorId>) -> Subscription {
         let mut topics = locked(&self.topics);
-        let topic = topics.entry(executor.cloned()).or_insert_with(|| {
-            let ring = Mutex::new(Ring { events: VecDeque::new(), first: 0 });
+        let after = topics.last;
+        let topic = topics.by_name.entry(executor.cloned()).or_insert_with(|| {
+            let ring = Mutex::new(Ring { events: VecDeque::new(), bytes: 0, first: 0 });
             Arc::new(Topic { ring, end: watch::Sender::new(0) })
         });
         let end = topic.end.subscribe();
         let next = *end.borrow();
-        Subscription { topic: Arc::clone(topic), end, next }
+        Subscription { topic: Arc::clone(topic), end, next, after }
     }
 
     /// Returns how many observers there are.
     pub fn observers(&self) -> usize {
-        locked(&self.topics).values().map(|topic| topic.end.receiver_count()).sum()
+        locked(&self.topics).by_name.values().map(|topic| topic.end.receiver_count()).sum()
+    }
+}
+
+impl Topics {
+    fn append(&mut self, name: &Name, events: &[Arc<StoredEvent>]) {
+        let Some(topic) = self.by_name.get(name) else { return };
+        if topic.end.receiver_count() == 0 {
+            self.by_name.remove(name);
+        } else {
+            topic.append(events);
+        }
     }
 }
 
 impl Topic {
-    fn append(&self, event: Arc<StoredEvent>) {
+    /// Wakes the observers once, however many events there are.
+    fn append(&self, events: &[Arc<StoredEvent>]) {
         let end = {
             let mut ring = locked(&self.ring);
-            if ring.events.len() >= RING {
-                ring.events.pop_front();
-                ring.first += 1;
+            for event in events {
+                ring.bytes += event.raw.len();
+                ring.events.push_back(Arc::clone(event));
+                while ring.events.len() > RING || (ring.bytes > RING_BYTES && ring.events.len() > 1) {
+                    let gone = ring.events.pop_front().map_or(0, |event| event.raw.len());
+                    ring.bytes -= gone;
+                    ring.first += 1;
+                }
             }
-            ring.events.push_back(event);
             ring.first + u64::try_from(ring.events.len()).unwrap_or(u64::MAX)
         };
         self.end.send_replace(end);
@@ -118,10 +152,13 @@ impl Subscription {
         let ring = locked(&self.topic.ring);
         let missed = ring.first.saturating_sub(self.next);
         let from = self.next.max(ring.first);
-        let skip = usize::try_from(from - ring.first).unwrap_or(usize::MAX);
-        let events: Vec<_> = ring.events.iter().skip(skip).take(BATCH).cloned().collect();
+        let skip = usize::try_from(from - ring.first).unwrap_or(usize::MAX).min(ring.events.len());
+        let events: Vec<_> = ring.events.range(skip..).take(BATCH).cloned().collect();
+        drop(ring);
+        let after = self.after;
         self.next = from + u64::try_from(events.len()).unwrap_or(0);
-        Some(Batch { missed, events })
+        self.after = events.last().map_or(after, |last| last.seq);
+        Some(Batch { missed, after, events })
     }
 }
 
@@ -138,11 +175,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_observer_sees_every_event_in_order() {
-        let hub = Hub::default();
+        let hub = Hub::new(0);
         let one = event(1).executor_id.clone();
         let mut observers = [hub.subscribe(Some(&one)), hub.subscribe(Some(&one)), hub.subscribe(None)];
         for seq in 0..1000 {
-            hub.publish(&event(seq));
+            hub.publish(&[event(seq)]);
         }
         for observer in &mut observers {
             let mut seen = Vec::new();
@@ -157,22 +194,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_observer_is_told_what_it_missed_and_goes_on() {
-        let hub = Hub::default();
+        let hub = Hub::new(0);
         let mut slow = hub.subscribe(None);
         for seq in 0..20_000 {
-            hub.publish(&event(seq));
+            hub.publish(&[event(seq)]);
         }
         let batch = slow.next_batch().await.unwrap();
-        assert_eq!(batch.missed, 3_616);
+        assert_eq!((batch.missed, batch.after), (3_616, 0));
         assert_eq!(batch.events[0].seq, 3_616);
     }
 
     #[tokio::test]
     async fn a_topic_nobody_listens_to_is_dropped() {
-        let hub = Hub::default();
+        let hub = Hub::new(0);
         drop(hub.subscribe(None));
-        hub.publish(&event(1));
-        assert_eq!(locked(&hub.topics).len(), 0);
+        hub.publish(&[event(1)]);
+        assert_eq!(locked(&hub.topics).by_name.len(), 0);
         assert_eq!(hub.observers(), 0);
     }
 }

@@ -41,10 +41,18 @@ const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) mission: Mission,
-    /// Its last events, oldest first.
-    pub(super) recent: VecDeque<Arc<str>>,
+    /// The last events of its present attempt, oldest first.
+    pub(super) recent: VecDeque<Heard>,
     /// The forward that is under way.
     pub(super) ticket: Option<Ticket>,
+}
+
+/// An event of a mission.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) raw: Arc<str>,
+    /// The connection it came over; none for our own, and for what was heard before a restart.
+    pub(super) over: Option<ConnectionId>,
 }
 
 /// A control connection.
@@ -326,13 +334,21 @@ impl Machine {
         Attached::Line
     }
 
-    /// Takes note that a connection sent a valid frame: it is the executor.
-    pub(super) fn hear(&mut self, id: &ExecutorId, connection: ConnectionId, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(id) else { return };
+    /// Takes note that a connection sent a valid frame: it is the executor. Says whether it is the line, and not an older one
+    /// whose last frames arrive late.
+    pub(super) fn hear(
+        &mut self,
+        id: &ExecutorId,
+        connection: ConnectionId,
+        now: Now,
+        fx: &mut Effects,
+    ) -> bool {
+        let Some(executor) = self.executors.get_mut(id) else { return false };
         executor.record.last_event_ts = Some(now.wall);
         match executor.line {
-            Some(line) if line.connection == connection && line.has_spoken => return,
+            Some(line) if line.connection == connection && line.has_spoken => return true,
             Some(line) if line.connection == connection => {}
+            Some(line) if line.has_spoken && line.connection > connection => return false,
             Some(line) => {
                 let leave = if line.has_spoken {
                     Action::Close(line.connection, CLOSE_REPLACED)
@@ -349,6 +365,7 @@ impl Machine {
         executor.dial_at = None;
         executor.record.disconnected_at = None;
         self.routing.update(id, |candidate| candidate.connected = true);
+        true
     }
 
     /// Takes note that a connection is gone.
@@ -598,11 +615,12 @@ mod tests {
         }
     }
 
-    fn frame(mission: u8, happening: Happening) -> Frame {
+    fn frame(mission: u8, happening: Happening, said_at: Duration) -> Frame {
         let text = format!(
-            r#"{{"event":"{}","executor_id":"{}","mission_id":"m-{mission}","ts":"2026-01-01T00:00:00Z","data":{{"hitl_id":"h","prompt":"?","response":"!"}}}}"#,
+            r#"{{"event":"{}","executor_id":"{}","mission_id":"m-{mission}","ts":"2026-01-01T00:00:00Z","data":{{"hitl_id":"h","prompt":"?","response":"!","n":{}}}}}"#,
             happening.as_wire(),
-            executor_id()
+            executor_id(),
+            said_at.as_millis()
         );
         Frame::parse(&text).unwrap()
     }
@@ -679,6 +697,54 @@ mod tests {
         Ok(())
     }
 
+    /// A machine with an executor, a mission that was accepted, and a line that has spoken.
+    fn running(now: Now) -> Machine {
+        let (mut machine, mut fx) = (Machine::new(Config::default()), Effects::default());
+        machine.register(registration(false), [0; 32], false, now, &mut fx);
+        machine.attach(&executor_id(), ConnectionId(1), Opened::ByTokenHolder, now, &mut fx);
+        assert!(matches!(machine.dispatch(call(1), now, &mut fx), Ok(Dispatched::OnItsWay(_))));
+        let first = frame(1, Happening::Started, Duration::ZERO);
+        let verdict = machine.frame(&executor_id(), ConnectionId(1), first, now, &mut fx);
+        assert_eq!(verdict, Verdict::Accepted);
+        machine
+    }
+
+    #[test]
+    fn what_a_replaced_line_still_says_counts_and_does_not_bring_it_back() {
+        let now = Now { instant: Instant::now(), wall: Timestamp::from_millis(0) };
+        let (mut machine, mut fx) = (running(now), Effects::default());
+        let attached = machine.attach(&executor_id(), ConnectionId(2), Opened::ByTokenHolder, now, &mut fx);
+        assert_eq!(attached, Attached::Listener);
+        machine.frame(&executor_id(), ConnectionId(2), resync(&[1]), now, &mut fx);
+        assert!(fx.actions.contains(&Action::Close(ConnectionId(1), CLOSE_REPLACED)));
+        let mut late = Effects::default();
+        let progress = frame(1, Happening::Progress, Duration::from_millis(1));
+        for frame in [progress, resync(&[])] {
+            let verdict = machine.frame(&executor_id(), ConnectionId(1), frame, now, &mut late);
+            assert_eq!(verdict, Verdict::Accepted);
+        }
+        assert_eq!(machine.executors[&executor_id()].control(), Some(ConnectionId(2)));
+        let published = |action: &Action| matches!(action, Action::Publish(_));
+        assert!(late.actions.iter().all(published) && late.actions.len() == 1, "{:?}", late.actions);
+    }
+
+    #[test]
+    fn a_frame_that_is_said_again_on_another_line_is_the_same_event() {
+        let now = Now { instant: Instant::now(), wall: Timestamp::from_millis(0) };
+        let (mut machine, mut fx) = (running(now), Effects::default());
+        let progress = || frame(1, Happening::Progress, Duration::from_millis(7));
+        let mut say = |connection, frame| {
+            let verdict = machine.frame(&executor_id(), ConnectionId(connection), frame, now, &mut fx);
+            (verdict, machine.mission("m-1").unwrap().recent_events.len())
+        };
+        assert_eq!(say(1, progress()), (Verdict::Accepted, 2));
+        assert_eq!(say(1, progress()), (Verdict::Accepted, 3), "on one line it is another that looks alike");
+        assert_eq!(say(2, progress()), (Verdict::Repeated, 3));
+        let newer = frame(1, Happening::Progress, Duration::from_millis(8));
+        assert_eq!(say(2, newer.clone()), (Verdict::Accepted, 4));
+        assert_eq!(say(1, newer), (Verdict::Repeated, 4), "late on the old line");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
@@ -717,8 +783,8 @@ mod tests {
                         let happening = Happening::ALL[happening];
                         let id = MissionId::new(format!("m-{mission}")).unwrap();
                         let before = machine.missions.get(&id).map(|held| held.mission.state);
-                        let verdict =
-                            machine.frame(&executor_id(), ConnectionId(connection), frame(mission, happening), now, &mut fx);
+                        let frame = frame(mission, happening, passed);
+                        let verdict = machine.frame(&executor_id(), ConnectionId(connection), frame, now, &mut fx);
                         if let (Verdict::Accepted, Some(before)) = (verdict, before) {
                             let after = machine.missions[&id].mission.state;
                             let expected = match transition(before, happening) {

@@ -112,15 +112,24 @@ impl Releaser {
         if let Some(decided_at) = round.decided_at.filter(|_| publishes) {
             self.metrics.event_lag.observe(decided_at.elapsed());
         }
+        // Events in a row wake each observer once.
+        let mut events = Vec::new();
         for release in round.releases {
+            if let Release::Publish(event) = release {
+                events.push(event);
+                continue;
+            }
+            self.hub.publish(&events);
+            events.clear();
             self.release(release);
         }
+        self.hub.publish(&events);
     }
 
     fn release(&self, release: Release) {
         match release {
             Release::Reply(reply) => reply(),
-            Release::Publish(event) => self.hub.publish(&event),
+            Release::Publish(event) => self.hub.publish(&[event]),
             Release::Line(line, outgoing) => {
                 if let Err(mpsc::error::TrySendError::Full(_)) = line.queue.try_send(outgoing) {
                     line.too_slow.cancel();

@@ -90,6 +90,8 @@ pub struct Mission {
     pub expired_question: Option<HitlId>,
     /// An order that the executor has not confirmed yet.
     pub pending: Option<OperatorCommand>,
+    /// Events up to this number belong to earlier attempts.
+    pub events_after: u64,
 }
 
 /// One executor.
@@ -160,6 +162,8 @@ pub enum Write {
     NewMission(Box<Mission>),
     /// Keep what has moved about this mission.
     Mission(Box<Mission>),
+    /// The mission with this number was heard of at this time, and nothing else about it has moved.
+    Touched(u64, Timestamp),
     /// Remember this key. The key of a mission's present attempt is in the mission itself when it is the mission's id.
     Key(String, KeyEntry),
     /// The mission never reached anyone: its key may be used again.

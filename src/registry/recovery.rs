@@ -9,7 +9,7 @@ use crate::domain::time::Now;
 use crate::registry::Config;
 use crate::registry::gauges::Gauges;
 use crate::registry::idempotency::{KeyAnswer, KeyEntry};
-use crate::registry::machine::{Held, Machine, Timer};
+use crate::registry::machine::{Heard, Held, Machine, Timer};
 use crate::registry::record::{ExecutorRecord, Mission, StoredEvent};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -130,6 +130,6 @@ impl Machine {
     }
 }
 
-fn recent(events: &[StoredEvent]) -> VecDeque<Arc<str>> {
-    events.iter().map(|event| Arc::clone(&event.raw)).collect()
+fn recent(events: &[StoredEvent]) -> VecDeque<Heard> {
+    events.iter().map(|event| Heard { raw: Arc::clone(&event.raw), over: None }).collect()
 }

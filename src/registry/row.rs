@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// The columns of a mission, in the order in which [`mission`] reads them.
 pub(super) const MISSION: &str = "number, mission_id, session, executor_id, state, state_since, state_ts, created_at, \
     updated_at, completed_at, is_accepted, is_resent, estimated_start, pty_session_ref, exit_code, error, question, \
-    expired_question, pending, key, fingerprint, long_running, body";
+    expired_question, pending, key, fingerprint, long_running, body, events_after";
 
 /// The columns of an event, in the order in which [`event`] reads them.
 pub(super) const EVENT: &str = "seq, executor_id, mission_id, kind, ts, raw";
@@ -40,12 +40,12 @@ fn optional_time(row: &Row<'_>, index: usize) -> Result<Option<Timestamp>> {
 pub(super) fn put_mission(connection: &Connection, mission: &Mission) -> Result<()> {
     let statement = "INSERT INTO missions (number, mission_id, session, executor_id, state, state_since, state_ts, \
         created_at, updated_at, completed_at, is_accepted, is_resent, estimated_start, pty_session_ref, exit_code, error, \
-        question, expired_question, pending, key, fingerprint, long_running, body) \
-        VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23) \
+        question, expired_question, pending, key, fingerprint, long_running, body, events_after) \
+        VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24) \
         ON CONFLICT (number) DO UPDATE SET session=?3, executor_id=?4, state=?5, state_since=?6, state_ts=?7, \
         created_at=?8, updated_at=?9, completed_at=?10, is_accepted=?11, is_resent=?12, estimated_start=?13, \
         pty_session_ref=?14, exit_code=?15, error=?16, question=?17, expired_question=?18, pending=?19, key=?20, \
-        fingerprint=?21, long_running=?22, body=?23";
+        fingerprint=?21, long_running=?22, body=?23, events_after=?24";
     let order = &mission.order;
     connection.prepare_cached(statement)?.execute(params![
         mission.number,
@@ -71,6 +71,7 @@ pub(super) fn put_mission(connection: &Connection, mission: &Mission) -> Result<
         order.fingerprint.0,
         order.long_running,
         order.body,
+        mission.events_after,
     ])?;
     Ok(())
 }
@@ -100,6 +101,13 @@ pub(super) fn update_mission(connection: &Connection, mission: &Mission) -> Resu
     Ok(())
 }
 
+/// Changes when a mission was heard of last.
+pub(super) fn touch_mission(connection: &Connection, number: u64, at: Timestamp) -> Result<()> {
+    let statement = "UPDATE missions SET updated_at=?2 WHERE number=?1";
+    connection.prepare_cached(statement)?.execute(params![number, at.as_millis()])?;
+    Ok(())
+}
+
 /// Reads a mission from a row with the columns [`MISSION`].
 pub(super) fn mission(row: &Row<'_>) -> Result<Mission> {
     let state: String = row.get(4)?;
@@ -125,6 +133,7 @@ pub(super) fn mission(row: &Row<'_>) -> Result<Mission> {
         question: question.as_deref().map(read_question).transpose()?,
         expired_question: expired.map(|text| id(17, HitlId::new(text))).transpose()?,
         pending: pending.as_deref().and_then(OperatorCommand::parse),
+        events_after: row.get(23)?,
         order: Arc::new(Order {
             session: row.get(2)?,
             key: row.get(19)?,

@@ -4,7 +4,7 @@
 //! transaction. A store of a newer version is refused.
 
 /// The version that this program writes, and with it the number of steps.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Marks the file as ours: "AIRG".
 pub const APPLICATION_ID: i32 = 0x4149_5247;
@@ -14,7 +14,7 @@ pub const APPLICATION_ID: i32 = 0x4149_5247;
 /// Missions are numbered in the order of their first dispatch, and their rows are found by that number: an identifier, often
 /// random, costs one index entry when a mission begins and nothing when it moves. The key of the present attempt is in the
 /// mission's row; `keys` holds the others, and those that are not the mission's id.
-pub const STEPS: [&str; 3] = [
+pub const STEPS: [&str; 4] = [
     "
 CREATE TABLE executors (
     executor_id     TEXT PRIMARY KEY,
@@ -94,5 +94,8 @@ CREATE TABLE notices (
 ) STRICT;
 CREATE INDEX notices_due ON notices (due);
 CREATE INDEX events_of_executors ON events (ts) WHERE mission_id IS NULL;
+",
+    "
+ALTER TABLE missions ADD COLUMN events_after INTEGER NOT NULL DEFAULT 0;
 ",
 ];

@@ -1,6 +1,7 @@
 //! Service: the registry, from a listener to an orderly end.
 
 use crate::disk::filesystem;
+use crate::net::descriptors;
 use crate::net::http::{self as outgoing, Http};
 use crate::registry::Config;
 use crate::registry::acceptor::{Limits, Listener, Seats, accept};
@@ -32,6 +33,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
+
+/// Files beside the connections that are open at a time: the store, forwards, webhooks.
+const OTHER_FILES: u64 = 512;
 
 /// Why the registry cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +83,7 @@ pub async fn run_on(
     if is_open && config.operator_token.is_none() {
         return Err(ServeError::OpenWithoutToken);
     }
+    make_room(config.max_connections);
     let tasks = Tasks::new(shutdown.clone());
     let drain_timeout = config.drain_timeout;
     let limits = Limits {
@@ -112,6 +117,18 @@ pub async fn run_on(
     Ok(())
 }
 
+/// Makes room for so many connections, or says that there is none.
+fn make_room(connections: usize) {
+    let Some(files) = descriptors::raise_limit() else { return };
+    let room = files.saturating_sub(OTHER_FILES);
+    if usize::try_from(room).is_ok_and(|room| room < connections) {
+        tracing::warn!(
+            files,
+            "open files are limited: there is room for about {room} connections, not for {connections}; raise the hard limit (ulimit -Hn)"
+        );
+    }
+}
+
 /// Opens the token file and the store, and says in one line what is there.
 ///
 /// # Errors
@@ -139,7 +156,8 @@ async fn assemble(
     let timeouts =
         outgoing::Config { request_timeout: config.forward_timeout, ..outgoing::Config::default() };
     let http = Http::new(timeouts).map_err(ServeError::Client)?;
-    let (hub, drops) = (Arc::new(Hub::default()), Arc::new(Drops::default()));
+    let (store, snapshot) = open(config.state_dir.clone()).await?;
+    let (hub, drops) = (Arc::new(Hub::new(snapshot.last_seq)), Arc::new(Drops::default()));
     let (connections, metrics) = (Arc::new(ConnectionIds::default()), Arc::new(Metrics::default()));
     let (registry, inbox) = Registry::channel();
     let reach = Reach::new(is_open, &config.notify_hosts);
@@ -159,7 +177,6 @@ async fn assemble(
         notices: Arc::clone(&written),
         tasks: tasks.clone(),
     };
-    let (store, snapshot) = open(config.state_dir.clone()).await?;
     let reader = Arc::new(Reader::new(store.path()));
     let machine = Machine::restore(config.clone(), snapshot, clock::now());
     let retention = Retention { age: config.retention, max_bytes: config.max_store_bytes };

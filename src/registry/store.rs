@@ -5,11 +5,12 @@
 //! so that no commit pays for it.
 
 use crate::disk::lock::{FileLock, LockError};
-use crate::registry::record::{StoredEvent, Write};
+use crate::registry::record::{Mission, StoredEvent, Write};
 use crate::registry::recovery::{Recalled, Snapshot};
 use crate::registry::row;
 use crate::registry::schema::{APPLICATION_ID, STEPS, VERSION};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -153,7 +154,7 @@ impl Store {
         let live = format!("SELECT {columns} FROM missions WHERE completed_at IS NULL ORDER BY number");
         for mission in connection.prepare(&live)?.query_map([], row::mission)? {
             let mission = mission?;
-            let events = recent_events(connection, mission.id.as_str())?;
+            let events = recent_events(connection, &mission)?;
             snapshot.live.push((mission, events));
         }
         let keys = "SELECT keys.key, keys.mission_id, keys.fingerprint, keys.executor_id, keys.estimated_start \
@@ -187,6 +188,8 @@ impl Store {
     fn write_all<'a>(&mut self, writes: impl Iterator<Item = &'a Write>) -> rusqlite::Result<()> {
         let transaction =
             self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // A mission may be heard of thousands of times in one transaction; its row is changed once.
+        let mut touched = HashMap::new();
         for write in writes {
             match write {
                 Write::Executor(executor) => row::put_executor(&transaction, executor)?,
@@ -195,8 +198,15 @@ impl Store {
                         transaction.prepare_cached("DELETE FROM executors WHERE executor_id = ?1")?;
                     statement.execute([id.as_str()])?;
                 }
-                Write::NewMission(mission) => row::put_mission(&transaction, mission)?,
-                Write::Mission(mission) => row::update_mission(&transaction, mission)?,
+                Write::NewMission(mission) => {
+                    touched.remove(&mission.number);
+                    row::put_mission(&transaction, mission)?;
+                }
+                Write::Mission(mission) => {
+                    touched.remove(&mission.number);
+                    row::update_mission(&transaction, mission)?;
+                }
+                Write::Touched(number, at) => drop(touched.insert(*number, *at)),
                 Write::Key(key, entry) => row::put_key(&transaction, key, entry)?,
                 Write::ForgetKey(key) => {
                     transaction.prepare_cached("DELETE FROM keys WHERE key = ?1")?.execute([key])?;
@@ -213,6 +223,9 @@ impl Store {
                 Write::Probe => transaction.pragma_update(None, "application_id", APPLICATION_ID)?,
                 Write::Event(event) => row::put_event(&transaction, event)?,
             }
+        }
+        for (number, at) in touched {
+            row::touch_mission(&transaction, number, at)?;
         }
         transaction.commit()
     }
@@ -352,7 +365,7 @@ impl Reader {
                 "SELECT key, mission_id, fingerprint, executor_id, estimated_start FROM keys WHERE mission_id = ?1";
             let mut statement = connection.prepare_cached(of_mission)?;
             let keys = statement.query_map([id], row::key)?.collect::<rusqlite::Result<_>>()?;
-            Ok(Some(Recalled { events: recent_events(connection, id)?, mission, keys }))
+            Ok(Some(Recalled { events: recent_events(connection, &mission)?, mission, keys }))
         })
     }
 }
@@ -365,12 +378,14 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The last events of a mission, oldest first.
-pub(super) fn recent_events(connection: &Connection, mission: &str) -> rusqlite::Result<Vec<StoredEvent>> {
+/// The last events of a mission's present attempt, oldest first.
+fn recent_events(connection: &Connection, mission: &Mission) -> rusqlite::Result<Vec<StoredEvent>> {
     let columns = row::EVENT;
-    let query = format!("SELECT {columns} FROM events WHERE mission_id = ?1 ORDER BY seq DESC LIMIT 50");
+    let query =
+        format!("SELECT {columns} FROM events WHERE mission_id = ?1 AND seq > ?2 ORDER BY seq DESC LIMIT 50");
     let mut statement = connection.prepare_cached(&query)?;
-    let mut events = statement.query_map([mission], row::event)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let of_attempt = params![mission.id.as_str(), mission.events_after];
+    let mut events = statement.query_map(of_attempt, row::event)?.collect::<rusqlite::Result<Vec<_>>>()?;
     events.reverse();
     Ok(events)
 }

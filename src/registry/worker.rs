@@ -346,7 +346,7 @@ impl Worker {
                 for frame in frames {
                     let sample = Arc::clone(&frame.raw);
                     let verdict = self.machine.frame(&id, connection, frame, now, fx);
-                    if verdict != Verdict::Accepted {
+                    if !matches!(verdict, Verdict::Accepted | Verdict::Repeated) {
                         self.drops.count(verdict.as_str(), &id, &sample, now);
                     }
                 }

@@ -1,15 +1,15 @@
 //! Service: `GET /api/v1/events`: every event as an event stream, resumed from `Last-Event-ID` without a gap.
 //!
-//! Each event's id is its number in the store. A reader first gets what the store has after its id, then what is published; one
-//! that is too slow for the ring of published events goes back to the store. So there is nothing to miss.
+//! Each event's id is its number in the store.
 
 use crate::domain::id::ExecutorId;
 use crate::protocol::field::FieldError;
+use crate::registry::http::feed::Feed;
 use crate::registry::http::state::App;
-use crate::registry::hub::Subscription;
-use crate::registry::query::{self, EventFilter};
+use crate::registry::query::EventFilter;
 use crate::registry::record::StoredEvent;
 use crate::registry::refusal::Refusal;
+use crate::runtime::shutdown::Shutdown;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -20,9 +20,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Rows of the store that are looked at in one query.
-const ROWS: u32 = 500;
 
 /// How often a silent stream says that it lives. 15 s, like the lines' pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -55,16 +52,12 @@ pub async fn events(
         mission: wanted.mission,
         kind: wanted.kind,
     };
-    // First the subscription, then the place in the store: what is published meanwhile is seen twice and told apart by its number.
-    let subscription = app.hub.subscribe(executor.as_ref());
-    let after = match after {
-        Some(after) => after,
-        None => app.query(query::last_event).await?,
-    };
-    let feed = Feed { app, filter, subscription, after, ready: VecDeque::new(), behind: true };
-    let events = stream::unfold(feed, async |mut feed| {
-        let event = feed.next().await?;
-        Some((Ok::<_, Infallible>(event), feed))
+    let shutdown = app.shutdown.clone();
+    let feed = Feed::start(app, executor.as_ref(), filter, after).await?;
+    let stream = Stream { feed, ready: VecDeque::new(), shutdown };
+    let events = stream::unfold(stream, async |mut stream| {
+        let event = stream.next().await?;
+        Some((Ok::<_, Infallible>(event), stream))
     });
     let mut response =
         Sse::new(events.boxed()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
@@ -75,50 +68,24 @@ pub async fn events(
     Ok(response)
 }
 
-struct Feed {
-    app: Arc<App>,
-    filter: EventFilter,
-    subscription: Subscription,
-    /// The number of the last event that was looked at.
-    after: u64,
+/// Turns batches into single events.
+struct Stream {
+    feed: Feed,
     ready: VecDeque<Arc<StoredEvent>>,
-    /// The store may have events that were not looked at.
-    behind: bool,
+    shutdown: Shutdown,
 }
 
-impl Feed {
+impl Stream {
     /// Returns the next event; `None` when the registry ends.
     async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                let sse = Event::default().id(event.seq.to_string()).event(&*event.kind).data(&*event.raw);
-                return Some(sse);
-            }
-            if self.behind {
-                let (filter, after) = (self.filter.clone(), self.after);
-                let found = self.app.query(move |reader| query::events(reader, &filter, after, ROWS)).await;
-                let (events, last) = found.ok()?;
-                self.behind = last.is_some();
-                self.after = last.unwrap_or(self.after);
-                self.ready.extend(events.into_iter().map(Arc::new));
-                continue;
-            }
+        while self.ready.is_empty() {
             let batch = tokio::select! {
-                batch = self.subscription.next_batch() => batch?,
-                () = self.app.shutdown.started() => return None,
+                batch = self.feed.next_batch() => batch?,
+                () = self.shutdown.started() => return None,
             };
-            if batch.missed > 0 {
-                self.behind = true;
-                continue;
-            }
-            for event in batch.events {
-                if event.seq > self.after {
-                    self.after = event.seq;
-                    if self.filter.wants(&event) {
-                        self.ready.push_back(event);
-                    }
-                }
-            }
+            self.ready.extend(batch);
         }
+        let event = self.ready.pop_front()?;
+        Some(Event::default().id(event.seq.to_string()).event(&*event.kind).data(&*event.raw))
     }
 }

@@ -4,6 +4,7 @@ pub mod body;
 pub mod error;
 pub mod events;
 pub mod executors;
+mod feed;
 pub mod guard;
 pub mod health;
 pub mod lists;

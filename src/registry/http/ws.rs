@@ -2,21 +2,28 @@
 //!
 //! Who has the executor's token may be the executor, or a bridge that was given it. Nobody but the executor speaks, so the
 //! first valid frame decides; until then, or for good, the connection listens. `role=observer` says outright that it only listens.
+//!
+//! An observer that wants to miss nothing comes with `after=now`: its envelopes carry their number, `event_id`, and when its
+//! connection breaks it comes again with `after=` the last one it has.
 
 use crate::domain::id::ExecutorId;
 use crate::domain::secret::Token;
 use crate::net::ws::{DEAD_AFTER, PING_EVERY};
 use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, CLOSE_UNAUTHORIZED};
+use crate::protocol::field::FieldError;
 use crate::protocol::problem::Problem;
 use crate::registry::dialer::parse;
 use crate::registry::http::error;
 use crate::registry::http::executors::{bearer, is_token, known_form};
+use crate::registry::http::feed::Feed;
 use crate::registry::http::guard::is_operator_token;
 use crate::registry::http::state::{App, Peer};
 use crate::registry::hub::{Batch, Subscription};
 use crate::registry::machine::{Attached, Opened};
 use crate::registry::outlet::{self, LineOrders, Outgoing};
-use crate::registry::record::ConnectionId;
+use crate::registry::query::EventFilter;
+use crate::registry::record::{ConnectionId, StoredEvent};
+use crate::registry::refusal::Refusal;
 use crate::registry::worker::{LineOpened, Message as ToWorker};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -42,6 +49,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Access {
     token: Option<String>,
     role: Option<String>,
+    after: Option<String>,
 }
 
 /// `GET /ws/executors/{id}`.
@@ -74,7 +82,11 @@ pub async fn upgrade(
         (Some(token), Some(hash)) => is_token(token, &hash),
         (Some(_) | None, _) => false,
     };
-    let observes = access.role.as_deref() == Some("observer") || app.config.read_only;
+    let begin = match access.after.as_deref().map(read_place).transpose() {
+        Ok(begin) => begin,
+        Err(error) => return Refusal::from(error).into_response(),
+    };
+    let observes = access.role.as_deref() == Some("observer") || begin.is_some() || app.config.read_only;
     let is_operator = token.as_ref().is_some_and(|token| is_operator_token(&app, token));
     let role = if holds_token && !observes {
         Role::TokenHolder
@@ -91,7 +103,7 @@ pub async fn upgrade(
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(MAX_MESSAGE_BYTES)
         .on_upgrade(async move |socket| {
-            let work = serve(socket, Arc::clone(&app), id, role);
+            let work = serve(socket, Arc::clone(&app), id, role, begin);
             let (done, end) = tokio::sync::oneshot::channel::<()>();
             // On the tracker, so that the shutdown waits for the closing handshake.
             app.tasks.spawn("line", async move {
@@ -102,6 +114,23 @@ pub async fn upgrade(
         })
 }
 
+/// Where a reader that wants numbered events begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Now,
+    After(u64),
+}
+
+fn read_place(text: &str) -> Result<Begin, FieldError> {
+    match text {
+        "now" => Ok(Begin::Now),
+        number => number
+            .parse()
+            .map(Begin::After)
+            .map_err(|_invalid| FieldError::new("after", "is neither the number of an event nor now")),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     TokenHolder,
@@ -109,7 +138,7 @@ enum Role {
     Nobody,
 }
 
-async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role) {
+async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role, begin: Option<Begin>) {
     if role == Role::Nobody {
         close(&mut socket, CLOSE_UNAUTHORIZED, "token invalid").await;
         return;
@@ -124,6 +153,7 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role)
         orders,
         speaks: role == Role::TokenHolder,
         observed: None,
+        begin,
         listen_at: None,
         heard: Instant::now(),
         next_ping: Instant::now() + PING_EVERY,
@@ -136,8 +166,8 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role)
             Ok(Attached::Listener) => line.listen_at = Some(Instant::now() + app.config.dial_after),
             Err(_ending) => return,
         }
-    } else {
-        line.observe().await;
+    } else if !line.observe().await {
+        return;
     }
     line.run().await;
     app.registry.tell(ToWorker::Detach { id, connection }).await;
@@ -151,7 +181,8 @@ struct Line {
     orders: LineOrders,
     /// It has the executor's token: its frames count.
     speaks: bool,
-    observed: Option<Subscription>,
+    observed: Option<Observed>,
+    begin: Option<Begin>,
     listen_at: Option<Instant>,
     heard: Instant,
     next_ping: Instant,
@@ -161,7 +192,7 @@ struct Line {
 enum Happened {
     Received(Option<Result<Message, axum::Error>>),
     Ordered(Option<Outgoing>),
-    Seen(Option<Batch>),
+    Seen(Option<Vec<Arc<str>>>),
     Timer,
     Ending,
 }
@@ -171,10 +202,10 @@ impl Line {
         loop {
             let timer = self.next_ping.min(self.heard + DEAD_AFTER);
             let timer = self.listen_at.map_or(timer, |at| at.min(timer));
-            let observed = &mut self.observed;
+            let (observed, id) = (&mut self.observed, &self.id);
             let seen = async {
                 match observed {
-                    Some(subscription) => subscription.next_batch().await,
+                    Some(observed) => observed.next_texts(id).await,
                     None => std::future::pending().await,
                 }
             };
@@ -183,7 +214,7 @@ impl Line {
             let happened = tokio::select! {
                 received = self.socket.next() => Happened::Received(received),
                 order = self.orders.queue.recv(), if has_orders => Happened::Ordered(order),
-                batch = seen => Happened::Seen(batch),
+                texts = seen => Happened::Seen(texts),
                 () = tokio::time::sleep_until(timer) => Happened::Timer,
                 () = self.orders.too_slow.cancelled(), if has_orders => Happened::Ordered(None),
                 () = self.app.shutdown.started() => Happened::Ending,
@@ -191,7 +222,7 @@ impl Line {
             let goes_on = match happened {
                 Happened::Received(Some(Ok(message))) => self.received(message).await,
                 Happened::Ordered(order) => self.ordered(order).await,
-                Happened::Seen(Some(batch)) => self.copy(batch).await,
+                Happened::Seen(Some(texts)) => self.write(&texts).await,
                 Happened::Seen(None) | Happened::Received(Some(Err(_)) | None) => false,
                 Happened::Timer => self.timer().await,
                 Happened::Ending => {
@@ -267,21 +298,23 @@ impl Line {
     async fn observe(&mut self) -> bool {
         self.listen_at = None;
         let id = self.id.clone();
+        if let Some(begin) = self.begin {
+            let after = match begin {
+                Begin::Now => None,
+                Begin::After(after) => Some(after),
+            };
+            let filter = EventFilter { executor: Some(id.to_string()), ..EventFilter::default() };
+            let feed = Feed::start(Arc::clone(&self.app), Some(&id), filter, after).await;
+            self.observed = feed.ok().map(|feed| Observed::Numbered(Box::new(feed)));
+            return self.observed.is_some();
+        }
         match self.app.registry.ask(|reply| ToWorker::Observe { id, reply }).await {
             Ok((replay, subscription)) => {
-                self.observed = Some(subscription);
+                self.observed = Some(Observed::Copy(subscription));
                 self.write(&replay).await
             }
             Err(_ending) => false,
         }
-    }
-
-    async fn copy(&mut self, batch: Batch) -> bool {
-        let mut texts: Vec<Arc<str>> = batch.events.iter().map(|event| Arc::clone(&event.raw)).collect();
-        if batch.missed > 0 {
-            texts.insert(0, gap(&self.id, batch.missed));
-        }
-        self.write(&texts).await
     }
 
     async fn timer(&mut self) -> bool {
@@ -312,13 +345,47 @@ impl Line {
     }
 }
 
-/// Tells an observer that it was too slow; it can catch up with `GET /api/v1/missions/{id}`.
-fn gap(id: &ExecutorId, missed: u64) -> Arc<str> {
+/// What an observer reads.
+enum Observed {
+    /// Events as they came. One that is too slow is told how many it missed.
+    Copy(Subscription),
+    /// Each with its number and none missing, for those who came with `after`.
+    Numbered(Box<Feed>),
+}
+
+impl Observed {
+    /// # Cancel safety
+    /// Safe: nothing is taken unless it is returned.
+    async fn next_texts(&mut self, id: &ExecutorId) -> Option<Vec<Arc<str>>> {
+        match self {
+            Self::Copy(subscription) => {
+                let batch = subscription.next_batch().await?;
+                let gap = (batch.missed > 0).then(|| gap(id, &batch));
+                let copies = batch.events.iter().map(|event| Arc::clone(&event.raw));
+                Some(gap.into_iter().chain(copies).collect())
+            }
+            Self::Numbered(feed) => {
+                let events = feed.next_batch().await?;
+                Some(events.iter().map(|event| numbered(event)).collect())
+            }
+        }
+    }
+}
+
+/// Tells an observer that it was too slow, and after which event to ask again: with `after` here or as the stream's last id.
+fn gap(id: &ExecutorId, batch: &Batch) -> Arc<str> {
     let ts = crate::runtime::clock::wall().to_string();
     let text = serde_json::json!({
-        "event": "observer.gap", "executor_id": id.as_str(), "ts": ts, "data": {"missed": missed}
+        "event": "observer.gap", "executor_id": id.as_str(), "ts": ts,
+        "data": {"missed": batch.missed, "after": batch.after}
     });
     Arc::from(text.to_string())
+}
+
+/// Adds an event's number as the last member of its envelope, so that it wins over one of the executor's own.
+fn numbered(event: &StoredEvent) -> Arc<str> {
+    let members = event.raw.trim_end().strip_suffix('}').unwrap_or(&event.raw);
+    Arc::from(format!("{members},\"event_id\":{}}}", event.seq))
 }
 
 async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {

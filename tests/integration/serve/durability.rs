@@ -3,7 +3,7 @@
 use super::peer::{Peer, Serve, order, soon};
 use aiwg_rs::registry::Config;
 use aiwg_rs::registry::store::{Store, StoreError};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
@@ -85,6 +85,39 @@ async fn keys_of_earlier_attempts_survive_too() {
         assert_eq!(again.body["idempotent_replayed"], true, "{key}: {again:?}");
     }
     assert_eq!(peer.dispatches().len(), 2);
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn events_of_an_earlier_run_are_not_those_of_the_present_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = Serve::with(kept_in(folder.path())).await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-1").await;
+    line.say(&peer.frame("mission.progress", Some("m-1"), json!({"run": 1}))).await;
+    line.say(&peer.frame("mission.failed", Some("m-1"), json!({"reason": "r", "run": 1}))).await;
+    serve.mission_in("m-1", "failed").await;
+    let url = format!("{}/api/v1/sessions/s1/dispatch", serve.base);
+    let again = serve.http.post(url).header("idempotency-key", "m-1#2").json(&order("m-1"));
+    assert_eq!(serve.send(again).await.status, 202);
+    line.say(&peer.frame("mission.started", Some("m-1"), json!({"run": 2}))).await;
+    serve.mission_in("m-1", "running").await;
+    let runs = async |serve: &Serve| -> Vec<Value> {
+        let status = serve.get("/api/v1/missions/m-1").await.body;
+        status["recent_events"].as_array().unwrap().iter().map(|event| event["data"]["run"].clone()).collect()
+    };
+    assert_eq!(runs(&serve).await, [json!(2)]);
+    serve.stop().await;
+    let serve = Serve::with(kept_in(folder.path())).await;
+    assert_eq!(runs(&serve).await, [json!(2)], "after a restart");
+    let mut observer = serve.socket(&peer.id, "").await;
+    assert_eq!(observer.hear().await.unwrap()["data"]["run"], 2, "and for observers");
+    let mut line = peer.connect(&serve, &["m-1"]).await;
+    line.say(&peer.frame("mission.completed", Some("m-1"), json!({"run": 2}))).await;
+    serve.mission_in("m-1", "done").await;
+    serve.stop().await;
+    let serve = Serve::with(kept_in(folder.path())).await;
+    assert_eq!(runs(&serve).await, [json!(2), json!(2)], "and when it is looked up in the store");
     serve.stop().await;
 }
 

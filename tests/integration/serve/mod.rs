@@ -1,16 +1,21 @@
 //! The registry behind real sockets. The executors here are foreign programs, played by `peer`.
 
+mod callers;
 mod dispatch;
 mod durability;
 mod events;
 mod executors;
+mod faults;
+mod fleet;
 mod guards;
+mod kills;
 mod limits;
 mod missions;
 mod notices;
 mod openapi;
 pub(crate) mod peer;
 mod process;
+mod reader;
 mod reading;
 mod sockets;
 mod webhooks;

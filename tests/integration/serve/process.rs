@@ -34,7 +34,7 @@ pub(super) fn free_address() -> String {
 }
 
 impl Process {
-    async fn start(folder: &Path, address: &str) -> Self {
+    pub(crate) async fn start(folder: &Path, address: &str) -> Self {
         let child = command(folder, address).spawn().unwrap();
         let serve = Serve::elsewhere(format!("http://{address}"));
         soon(async {
@@ -46,7 +46,7 @@ impl Process {
         Self { child, serve }
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }

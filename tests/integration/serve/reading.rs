@@ -40,6 +40,38 @@ async fn missions_are_listed_in_pages_and_by_what_they_are() {
     serve.stop().await;
 }
 
+#[tokio::test]
+async fn a_list_knows_when_a_mission_was_heard_of_last() {
+    let serve = Serve::start().await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    for mission in ["m-1", "m-2"] {
+        serve.dispatch(mission).await;
+        line.say(&peer.frame("mission.started", Some(mission), json!({}))).await;
+        serve.mission_in(mission, "running").await;
+    }
+    // Another millisecond, so that what is heard now is later than what was.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let before = serve.get("/api/v1/missions/m-2").await.body["updated_at"].clone();
+    for _ in 0..3 {
+        line.say(&peer.frame("mission.progress", Some("m-1"), json!({}))).await;
+    }
+    let heard = soon(async {
+        loop {
+            let status = serve.get("/api/v1/missions/m-1").await.body;
+            if status["recent_events"].as_array().unwrap().len() == 4 {
+                return status["updated_at"].clone();
+            }
+        }
+    })
+    .await;
+    assert!(heard.as_str() > before.as_str(), "{heard} {before}");
+    let since = heard.as_str().unwrap();
+    let listed = serve.get(&format!("/api/v1/missions?since={since}")).await.body["missions"].clone();
+    assert_eq!((&listed[0]["mission_id"], &listed[0]["updated_at"]), (&json!("m-1"), &heard));
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    serve.stop().await;
+}
+
 /// Reads an event stream until it has seen `count` events; returns their ids and data.
 async fn read_stream(serve: &Serve, path: &str, last_id: Option<&str>, count: usize) -> Vec<(String, Value)> {
     let mut request = serve.http.get(format!("{}{path}", serve.base));

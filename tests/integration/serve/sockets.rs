@@ -113,6 +113,95 @@ async fn a_thousand_events_reach_every_observer_in_order() {
 }
 
 #[tokio::test]
+async fn an_observer_that_comes_again_with_its_place_misses_nothing() {
+    let serve = Serve::start().await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    let (other, mut other_line) = Peer::connected(&serve, 2, &[]).await;
+    serve.dispatch_in("s", "m-1").await;
+    serve.dispatch_in("s", "m-2").await;
+    let (mine, others) = if serve.get("/api/v1/missions/m-1").await.body["executor_id"] == *peer.id {
+        ("m-1", "m-2")
+    } else {
+        ("m-2", "m-1")
+    };
+    let progress = |number: u32| peer.frame("mission.progress", Some(mine), json!({"iteration": number}));
+    line.say(&progress(0)).await;
+    let status = format!("/api/v1/missions/{mine}");
+    let heard =
+        |body: &serde_json::Value| body["recent_events"].as_array().is_some_and(|all| !all.is_empty());
+    soon(async { while !heard(&serve.get(&status).await.body) {} }).await;
+    let mut observer = serve.socket(&peer.id, "?after=now").await;
+    // It observes from some event on, and from there on nothing is missing.
+    let mut said = 0;
+    let first = loop {
+        said += 1;
+        line.say(&progress(said)).await;
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(50), observer.hear()).await {
+            break frame.unwrap();
+        }
+    };
+    let place = first["event_id"].as_u64().unwrap();
+    drop(observer);
+    let from = first["data"]["iteration"].as_u64().unwrap();
+    assert!(from > 0, "from now on, not from the beginning");
+    let lines = [(&peer, &mut line, mine), (&other, &mut other_line, others)];
+    for (peer, line, mission) in lines {
+        for number in 0..700 {
+            let data = json!({"iteration": u64::from(said) + 1 + number, "event_id": 1});
+            line.say(&peer.frame("mission.progress", Some(mission), data)).await;
+        }
+    }
+    let mut observer = serve.socket(&peer.id, &format!("?role=observer&after={place}")).await;
+    let mut before = place;
+    for expected in from + 1..=u64::from(said) + 700 {
+        let frame = observer.hear().await.unwrap();
+        assert_eq!((&frame["executor_id"], &frame["data"]["iteration"]), (&json!(peer.id), &json!(expected)));
+        let number = frame["event_id"].as_u64().unwrap();
+        assert!(number > before, "{number} after {before}");
+        before = number;
+    }
+    let bad = serve.base.replace("http://", "ws://") + &format!("/ws/executors/{}?after=soon", peer.id);
+    let refused = tokio_tungstenite::connect_async(bad).await.unwrap_err().to_string();
+    assert!(refused.contains("400"), "{refused}");
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn an_observer_that_was_too_slow_is_told_what_it_missed_and_where_to_get_it() {
+    const EVENTS: u64 = 150;
+    let serve = Serve::start().await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-1").await;
+    let mut slow = serve.socket(&peer.id, "").await;
+    let long = "x".repeat(200_000);
+    for number in 0..EVENTS {
+        line.say(&peer.frame("mission.progress", Some("m-1"), json!({"iteration": number, "x": long}))).await;
+    }
+    line.say(&peer.frame("mission.completed", Some("m-1"), json!({"iteration": EVENTS}))).await;
+    serve.mission_in("m-1", "done").await;
+    let (mut seen, mut gap) = (Vec::new(), None);
+    while seen.last() != Some(&EVENTS) {
+        let frame = slow.hear().await.unwrap();
+        if frame["event"] == "observer.gap" {
+            assert_eq!(gap, None);
+            gap = Some((seen.len(), frame["data"]["missed"].as_u64(), frame["data"]["after"].clone()));
+        } else {
+            seen.push(frame["data"]["iteration"].as_u64().unwrap());
+        }
+    }
+    let (place, missed, after) = gap.expect("it has missed some");
+    let mut again = serve.socket(&peer.id, &format!("?role=observer&after={after}")).await;
+    for _ in 0..missed.unwrap() {
+        let frame = again.hear().await.unwrap();
+        seen.push(frame["data"]["iteration"].as_u64().unwrap());
+    }
+    assert!(place < seen.len());
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..=EVENTS), "what it got later is what it had missed");
+    serve.stop().await;
+}
+
+#[tokio::test]
 async fn an_executor_that_only_listens_is_dialled() {
     let config = Config { dial_after: Duration::from_millis(20), ..Config::default() };
     let serve = Serve::with(config).await;
