@@ -15,8 +15,8 @@ const LONGEST_LINE: usize = 64 * 1024;
 /// How many different lines are remembered to tell a redrawn screen from a new one.
 const MEMORY: usize = 128;
 
-/// Of a larger chunk only the end is read: nobody reads a flood, and it must not cost more than its copying.
-const READ_OF_A_CHUNK: usize = 8 * 1024;
+/// Of what comes between two looks only the end is read: nobody reads a flood, and it must not cost more than its copying.
+const READ_OF_A_FLOOD: usize = 32 * 1024;
 
 /// Longest line in a summary, in characters.
 const SUMMARY: usize = 400;
@@ -64,6 +64,7 @@ enum Escape {
 #[derive(Debug)]
 pub struct Reader {
     digest: Digest,
+    unread: Vec<u8>,
     line: Vec<u8>,
     escape: Escape,
     returned: bool,
@@ -76,6 +77,7 @@ impl Reader {
     pub fn new(reads_json: bool) -> Self {
         Self {
             digest: Digest::default(),
+            unread: Vec::new(),
             line: Vec::new(),
             escape: Escape::None,
             returned: false,
@@ -87,19 +89,28 @@ impl Reader {
     /// Takes the next bytes.
     pub fn read(&mut self, chunk: &[u8]) {
         self.digest.bytes = self.digest.bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        let skipped = chunk.len().saturating_sub(READ_OF_A_CHUNK);
-        if skipped > 0 && !self.reads_json {
+        if self.reads_json {
+            self.take(chunk);
+            return;
+        }
+        self.unread.extend_from_slice(chunk);
+        if self.unread.len() > 2 * READ_OF_A_FLOOD {
+            self.unread.drain(..self.unread.len() - READ_OF_A_FLOOD);
             self.line.clear();
             self.escape = Escape::None;
         }
-        let end = if self.reads_json { Some(chunk) } else { chunk.get(skipped..) };
-        for &byte in end.unwrap_or_default() {
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
             self.byte(byte);
         }
     }
 
     /// Returns what the output said so far.
     pub fn digest(&mut self) -> Digest {
+        let unread = std::mem::take(&mut self.unread);
+        self.take(&unread);
         let open = text(&self.line);
         if !open.is_empty() {
             self.note(&open);
