@@ -5,6 +5,7 @@ mod disk;
 mod endings;
 mod humans;
 mod load;
+mod node_server;
 mod orders;
 mod outages;
 mod restarts;
