@@ -145,6 +145,29 @@ mod tests {
         assert_eq!(&*reporter.first().await.text, "a3");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_twenty_minutes_costs_no_room_and_ends_with_what_matters_in_order() {
+        let reporter = Reporter::default();
+        reporter.push(id("before"), "end of before".into(), Weight::Last);
+        let heard = reporter.first().await;
+        reporter.sent(&heard);
+        for second in 0..1200 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            for mission in ["a", "b", "c"] {
+                reporter.push(id(mission), format!("{mission} at {second}").into(), Weight::Progress);
+            }
+        }
+        reporter.push(id("a"), "end of a".into(), Weight::Last);
+        assert_eq!(reporter.repeat().len(), 4, "what was heard long ago is not said again");
+        let mut said = Vec::new();
+        for _ in 0..4 {
+            let first = reporter.first().await;
+            reporter.sent(&first);
+            said.push(first.text.to_string());
+        }
+        assert_eq!(said, ["a at 1199", "b at 1199", "c at 1199", "end of a"]);
+    }
+
     #[test]
     fn a_long_silence_loses_no_last_word() {
         let reporter = Reporter::default();

@@ -4,7 +4,7 @@ use super::Unit;
 use crate::domain::event::MissionEvent;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Now;
-use crate::executor::machine::{Effect, Event};
+use crate::executor::effect::{Effect, Event};
 use crate::executor::process_table;
 use crate::executor::process_tree;
 use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Orchestrator};
@@ -126,4 +126,27 @@ async fn kill_marked(run_id: &str) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tracing::warn!(run.id = run_id, "processes of a lost run could not be killed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::clock;
+    use serde_json::json;
+
+    #[test]
+    fn a_clock_that_was_set_while_no_executor_ran_makes_a_mission_neither_older_nor_younger() {
+        let now = clock::now();
+        for begun_at in ["1980-01-01T00:00:00.000Z", "2199-01-01T00:00:00.000Z"] {
+            let record = json!({
+                "format": 1, "mission_id": "m-1", "session_id": "s", "key": "m-1", "payload": {}, "run_id": "r",
+                "accepted_at": begun_at, "begun_at": begun_at, "updated_at": begun_at, "state": "running",
+                "run": null, "outcome": null, "suspended": false, "paused": false, "reported_at": null,
+                "recent_events": [], "begun_uptime_ms": process_table::uptime_ms().map(|up| up - 5000),
+            });
+            let record: MissionRecord = serde_json::from_value(record).unwrap();
+            let elapsed = elapsed(&record, now);
+            assert!((Duration::from_secs(5)..Duration::from_secs(60)).contains(&elapsed), "{elapsed:?}");
+        }
+    }
 }
