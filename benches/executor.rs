@@ -11,13 +11,13 @@
 use aiwg_rs::domain::id::{ExecutorId, MissionId};
 use aiwg_rs::executor::agent_runtime::AgentRuntime;
 use aiwg_rs::executor::config::{Config, OnShutdown};
-use aiwg_rs::executor::machine::Limits;
 use aiwg_rs::executor::mission_order::Offer;
 use aiwg_rs::executor::process_table;
 use aiwg_rs::executor::provision::orchestrator::{Orchestrator, Order};
 use aiwg_rs::executor::provision::provider::{Disposal, Request};
 use aiwg_rs::executor::reporter::Reporter;
 use aiwg_rs::executor::roster::{Dispatch, Roster};
+use aiwg_rs::executor::run::Limits;
 use aiwg_rs::executor::store::Store;
 use aiwg_rs::executor::worker::Shared;
 use aiwg_rs::runtime::shutdown::Shutdown;

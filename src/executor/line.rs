@@ -4,7 +4,7 @@
 
 use crate::domain::event::{Body, Envelope, ExecutorEvent, MissionEvent};
 use crate::domain::id::MissionId;
-use crate::executor::machine::Event;
+use crate::executor::effect::Event;
 use crate::executor::reporter::Weight;
 use crate::executor::roster::Roster;
 use crate::net::ws::Connection;

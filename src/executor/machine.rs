@@ -11,14 +11,15 @@
 //! A run may be paused, may ask a human, and may be told to stop; the reason of the first stop stays. The outcome is
 //! decided when the last run ends and told once the resources are back, so that it can say what was kept.
 
-use crate::domain::event::{Artifact, MissionEvent};
+use crate::domain::event::MissionEvent;
 use crate::domain::id::HitlId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::{Now, Timestamp};
 use crate::executor::digest::{Digest, Progress};
-use crate::executor::questions::Patterns;
+use crate::executor::effect::{Effect, Event, Refusal};
+use crate::executor::outcome::{self, Outcome, Stop, Verdict};
+use crate::executor::run::{Plan, Run, RunKind};
 use crate::executor::runner_protocol::{Ended, Exit};
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Progress is told at most this often.
@@ -26,239 +27,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// A terminal must have been quiet this long before its open line counts as a question.
 const QUIET: Duration = Duration::from_secs(1);
-
-/// What a run is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunKind {
-    /// The project's own preparation.
-    Setup,
-    /// The agent.
-    Agent,
-    /// The completion criterion.
-    Check,
-}
-
-/// One process of a mission.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
-    /// What it is for.
-    pub kind: RunKind,
-    /// Which round of the agent, from 1.
-    pub iteration: u32,
-    /// What the last check found unmet.
-    pub unmet: Option<String>,
-}
-
-impl Run {
-    /// Returns the name of its directory.
-    pub fn name(&self) -> String {
-        let kind = match self.kind {
-            RunKind::Setup => "setup",
-            RunKind::Agent => "agent",
-            RunKind::Check => "check",
-        };
-        format!("{kind}-{}", self.iteration)
-    }
-}
-
-/// What a mission may use.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// In all, without pauses.
-    pub timeout: Option<Duration>,
-    /// Without meaningful output, without pauses and questions.
-    pub stall: Option<Duration>,
-    /// Rounds of the agent.
-    pub iterations: u32,
-    /// Tokens, where the agent reports them.
-    pub tokens: Option<u64>,
-    /// A budget of time: as `timeout`, but ends with reason `budget`.
-    pub time_budget: Option<Duration>,
-    /// How long a question waits for its answer.
-    pub answer_within: Option<Duration>,
-}
-
-/// What kinds of runs there are, and how they are read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// There is a set-up command.
-    pub has_setup: bool,
-    /// There is a completion criterion that can be run.
-    pub has_check: bool,
-    /// The agent has a terminal, whose last line may be a question.
-    pub terminal: bool,
-    /// What its questions look like.
-    pub questions: Patterns,
-    /// Which agent.
-    pub runtime: String,
-    /// What it may use.
-    pub limits: Limits,
-}
-
-impl Plan {
-    /// Returns the run that begins.
-    pub fn first_run(&self) -> Run {
-        let kind = if self.has_setup { RunKind::Setup } else { RunKind::Agent };
-        Run { kind, iteration: 1, unmet: None }
-    }
-}
-
-/// Why a run was told to stop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "why")]
-pub enum Stop {
-    /// Somebody ordered it.
-    Abort {
-        /// `operator` or `system`.
-        by: String,
-        /// Their reason.
-        reason: Option<String>,
-    },
-    /// It failed with this reason.
-    Fail {
-        /// One word.
-        reason: String,
-        /// The sentence.
-        error: String,
-    },
-}
-
-/// How the mission ended, before its resources are back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "outcome")]
-pub enum Outcome {
-    /// Well.
-    Completed {
-        /// Of the agent.
-        exit_code: Option<i64>,
-        /// Tokens in all.
-        tokens: Option<u64>,
-        /// Its last words.
-        summary: Option<String>,
-    },
-    /// Badly.
-    Failed {
-        /// One word.
-        reason: String,
-        /// The sentence.
-        error: Option<String>,
-        /// Of the agent.
-        exit_code: Option<i64>,
-        /// Tokens in all.
-        tokens: Option<u64>,
-    },
-    /// By order.
-    Aborted {
-        /// Who.
-        by: String,
-        /// Why.
-        reason: Option<String>,
-    },
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// There is a slot.
-    SlotFree,
-    /// The resources are there, or why not.
-    Provisioned(Result<(), String>),
-    /// The process of the current run lives.
-    Started {
-        /// Its number.
-        pid: u32,
-    },
-    /// It said something.
-    Output(Digest),
-    /// Its tree is stopped.
-    Paused,
-    /// Its tree goes on.
-    Resumed,
-    /// It is gone.
-    Ended(Ended),
-    /// The agent asks by file.
-    Question {
-        /// The question's name.
-        id: HitlId,
-        /// The question.
-        prompt: String,
-    },
-    /// An operator says: hold.
-    OrderPause,
-    /// An operator says: go on.
-    OrderResume,
-    /// An operator or the system says: end.
-    OrderAbort {
-        /// Who.
-        by: String,
-        /// Why.
-        reason: Option<String>,
-    },
-    /// A human answers.
-    Answer {
-        /// Which question.
-        id: HitlId,
-        /// The answer.
-        response: String,
-    },
-    /// The resources are back.
-    Released {
-        /// The branch that holds its work.
-        branch: Option<String>,
-        /// Files that it changed.
-        artifacts: Vec<String>,
-        /// What stayed, or could not be given back.
-        remark: Option<String>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq)]
-#[must_use]
-pub enum Effect {
-    /// Lease the resources.
-    Provision,
-    /// Start a process.
-    Start(Run),
-    /// Stop the tree for now.
-    Pause,
-    /// Let it go on.
-    Resume,
-    /// End the tree.
-    Stop,
-    /// Type an answer.
-    Type(String),
-    /// Write an answer beside its question.
-    WriteAnswer {
-        /// Which question.
-        id: HitlId,
-        /// The answer.
-        response: String,
-    },
-    /// Write down how it ends, and give the resources back.
-    Release(Outcome),
-    /// Tell the registry.
-    Emit(MissionEvent),
-    /// The end: tell the registry this last.
-    Finish(MissionEvent),
-}
-
-/// An order that does not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The mission has ended.
-    #[error("the mission has ended")]
-    Terminal,
-    /// Not in this state.
-    #[error("that is not possible in the state {0}")]
-    Illegal(MissionState),
-    /// Nobody asked that.
-    #[error("that question is not open")]
-    NotPending,
-}
 
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
@@ -455,7 +223,7 @@ impl Machine {
             return Vec::new();
         }
         match (outcome, self.stop.take()) {
-            (_, Some(stop)) => self.release(stopped(stop, None)),
+            (_, Some(stop)) => self.release(stop.outcome(None)),
             (Err(error), None) => self.release(Outcome::Failed {
                 reason: "provisioning_failed".to_owned(),
                 error: Some(error),
@@ -674,63 +442,24 @@ impl Machine {
         // A process can be over before anyone could look at it.
         let mut effects =
             if matches!(ended.exit, Exit::NotStarted { .. }) { Vec::new() } else { self.started(now) };
-        effects.extend(self.after(run, ended, now));
+        effects.extend(self.after(&run, ended, now));
         effects
     }
 
-    fn after(&mut self, run: Run, ended: Ended, now: Now) -> Vec<Effect> {
+    fn after(&mut self, run: &Run, ended: Ended, now: Now) -> Vec<Effect> {
         self.digest = ended.digest;
         let tokens = self.digest.progress.tokens_used;
         if let Some(stop) = self.stop.take() {
-            return self.release(stopped(stop, tokens));
+            return self.release(stop.outcome(tokens));
         }
         if ended.stopped {
             let reason = Some("the mission's runner was told to stop".to_owned());
             return self.release(Outcome::Aborted { by: "system".to_owned(), reason });
         }
-        let last = self.last_words();
-        let failed = |reason: &str, error: String, exit_code: Option<i64>| Outcome::Failed {
-            reason: reason.to_owned(),
-            error: Some(error),
-            exit_code,
-            tokens,
-        };
-        let outcome = match (run.kind, ended.exit) {
-            (_, Exit::NotStarted { error }) => failed("spawn_failed", error, None),
-            (_, Exit::Unknown) => {
-                failed("runner_lost", "its runner is gone, how it ended is not known".into(), None)
-            }
-            (RunKind::Setup, Exit::Code { code: 0 }) => {
-                return self.start(Run { kind: RunKind::Agent, ..run }, now);
-            }
-            (RunKind::Setup, Exit::Code { code }) => failed(
-                "setup_failed",
-                format!("the set-up command ended with status {code}: {last}"),
-                Some(code.into()),
-            ),
-            (RunKind::Agent, Exit::Code { code: 0 }) if self.plan.has_check => {
-                return self.start(Run { kind: RunKind::Check, ..run }, now);
-            }
-            (RunKind::Agent | RunKind::Check, Exit::Code { code: 0 }) => {
-                Outcome::Completed { exit_code: Some(0), tokens, summary: (!last.is_empty()).then_some(last) }
-            }
-            (RunKind::Agent, Exit::Code { code }) => {
-                failed("exit_nonzero", format!("it ended with status {code}: {last}"), Some(code.into()))
-            }
-            (RunKind::Check, Exit::Code { code }) if run.iteration < self.plan.limits.iterations => {
-                let unmet = Some(format!("the check ended with status {code}: {last}"));
-                return self.start(Run { kind: RunKind::Agent, iteration: run.iteration + 1, unmet }, now);
-            }
-            (RunKind::Check, Exit::Code { code }) => failed(
-                "completion_not_met",
-                format!("the check ended with status {code}: {last}"),
-                Some(code.into()),
-            ),
-            (_, Exit::Signal { signal }) => {
-                failed("signal", format!("it was ended by signal {signal}"), None)
-            }
-        };
-        self.release(outcome)
+        match outcome::of(run, ended.exit, &self.plan, self.last_words(), tokens) {
+            Verdict::Next(run) => self.start(run, now),
+            Verdict::End(outcome) => self.release(outcome),
+        }
     }
 
     fn last_words(&self) -> String {
@@ -750,38 +479,7 @@ impl Machine {
         let Phase::Releasing(outcome) = std::mem::replace(&mut self.phase, Phase::Finished) else {
             return Vec::new();
         };
-        let kept = branch.map(|branch| format!("its work is on branch {branch}"));
-        let more: Vec<String> = kept.into_iter().chain(remark).collect();
-        let with = |text: Option<String>| {
-            let all: Vec<String> = text.into_iter().chain(more.clone()).collect();
-            (!all.is_empty()).then(|| all.join("; "))
-        };
-        vec![Effect::Finish(match outcome {
-            Outcome::Completed { exit_code, tokens, summary } => MissionEvent::Completed {
-                exit_code,
-                tokens_total: tokens,
-                summary: with(summary),
-                artifacts: artifacts.into_iter().map(|path| Artifact { path, description: None }).collect(),
-            },
-            Outcome::Failed { reason, error, exit_code, tokens } => MissionEvent::Failed {
-                reason: Some(reason),
-                error: with(error),
-                exit_code,
-                tokens_total: tokens,
-            },
-            Outcome::Aborted { by, reason } => {
-                MissionEvent::Aborted { aborted_by: Some(by), reason: with(reason) }
-            }
-        })]
-    }
-}
-
-fn stopped(stop: Stop, tokens: Option<u64>) -> Outcome {
-    match stop {
-        Stop::Abort { by, reason } => Outcome::Aborted { by, reason },
-        Stop::Fail { reason, error } => {
-            Outcome::Failed { reason, error: Some(error), exit_code: None, tokens }
-        }
+        vec![Effect::Finish(outcome.told(branch, artifacts, remark))]
     }
 }
 
@@ -790,6 +488,8 @@ mod tests {
     #![expect(clippy::wildcard_enum_match_arm, reason = "each test looks for one kind of effect")]
 
     use super::*;
+    use crate::executor::questions::Patterns;
+    use crate::executor::run::Limits;
     use proptest::prelude::*;
 
     fn plan() -> Plan {
@@ -913,6 +613,19 @@ mod tests {
         let on = bench.says(1, 2, "");
         assert!(on.contains(&Effect::Emit(MissionEvent::Resumed { resumed_from: None })), "{on:?}");
         assert_eq!(bench.machine.state(), MissionState::Running);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ends_nothing_and_saves_nothing() {
+        let mut bench = Bench::running(plan());
+        let day = Duration::from_secs(24 * 60 * 60);
+        for wall in [bench.now.wall.plus(day), Timestamp::EPOCH, bench.now.wall.plus(day * 3650)] {
+            bench.now.wall = wall;
+            assert_eq!(bench.after(1, Event::Tick), [], "the time of day is not what passed");
+        }
+        bench.now.wall = Timestamp::EPOCH;
+        assert!(bench.after(17, Event::Tick).contains(&Effect::Stop), "and what passed counts all the same");
+        assert_eq!(outcome(&bench.feed(ended(Exit::Signal { signal: 15 }))), "stalled");
     }
 
     #[test]

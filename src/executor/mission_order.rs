@@ -1,9 +1,9 @@
 //! Pure: what a dispatch asks of this host: which agent, which resources, which limits.
 
 use crate::executor::agent_runtime::AgentRuntime;
-use crate::executor::machine::{Limits, Plan};
 use crate::executor::provision::plan::compose_prompt;
 use crate::executor::provision::provider::Request;
+use crate::executor::run::{Limits, Plan};
 use crate::protocol::executor_v1::DEFAULT_COMPLETION;
 use serde_json::Value;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
-use crate::executor::machine::{Event, Refusal};
+use crate::executor::effect::{Event, Refusal};
 use crate::executor::mission_order::OrderError;
 use crate::executor::process_table;
 use crate::executor::provision::orchestrator::Orchestrator;

@@ -6,9 +6,9 @@
 use crate::domain::id::MissionId;
 use crate::domain::secret::Token;
 use crate::executor::digest::strip;
+use crate::executor::effect::{Event, Refusal};
 use crate::executor::line::{Line, Lines};
 use crate::executor::log_file::{self, Position};
-use crate::executor::machine::{Event, Refusal};
 use crate::executor::roster::{Accepted, Dispatch, OrderRefused, Refused, Roster};
 use crate::executor::store::MissionRecord;
 use crate::protocol::executor_v1::{

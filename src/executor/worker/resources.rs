@@ -2,7 +2,8 @@
 
 use super::{Internal, Shared, Unit};
 use crate::domain::id::MissionId;
-use crate::executor::machine::{Event, Outcome};
+use crate::executor::effect::Event;
+use crate::executor::outcome::Outcome;
 use crate::executor::process_table;
 use crate::executor::provision::git::git;
 use crate::executor::provision::git_save;
