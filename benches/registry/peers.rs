@@ -1,7 +1,8 @@
 //! Command: callers, and executors that answer 202 from raw sockets.
 
 use crate::process::Registry;
-use futures_util::SinkExt as _;
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,30 +22,38 @@ impl Caller {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> (u16, Value) {
-        self.exchange(format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")).await
+        let (status, body) = self.exchange(&get_request(path)).await;
+        (status, serde_json::from_slice(body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get_text(&mut self, path: &str) -> String {
+        String::from_utf8_lossy(self.exchange(&get_request(path)).await.1).into_owned()
     }
 
     pub(crate) async fn post(&mut self, path: &str, body: &str) -> (u16, Value) {
         let head = "host: 127.0.0.1\r\ncontent-type: application/json";
         let length = body.len();
-        self.exchange(format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
-            .await
+        let request = format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+        let (status, body) = self.exchange(&request).await;
+        (status, serde_json::from_slice(body).unwrap_or(Value::Null))
     }
 
-    async fn exchange(&mut self, request: String) -> (u16, Value) {
+    async fn exchange(&mut self, request: &str) -> (u16, &[u8]) {
         self.stream.write_all(request.as_bytes()).await.unwrap();
         self.buffer.clear();
         loop {
             assert_ne!(self.stream.read_buf(&mut self.buffer).await.unwrap(), 0, "cut");
-            if let Some((head, length)) = head(&self.buffer)
-                && self.buffer.len() >= head + length
-            {
+            let complete = head(&self.buffer).filter(|(head, length)| self.buffer.len() >= head + length);
+            if let Some((head, length)) = complete {
                 let status = std::str::from_utf8(&self.buffer[9..12]).unwrap().parse().unwrap();
-                let body = &self.buffer[head..head + length];
-                return (status, serde_json::from_slice(body).unwrap_or(Value::Null));
+                return (status, &self.buffer[head..head + length]);
             }
         }
     }
+}
+
+fn get_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
 }
 
 /// Returns the length of the head and of the body, once the head is complete.
@@ -109,6 +118,13 @@ pub(crate) async fn executor(registry: &Registry, number: usize, rest: &str) -> 
     let mut socket = tokio_tungstenite::connect_async(url).await.unwrap().0;
     socket.send(frame(number, "executor.resync", None, &json!({"owned_mission_ids": []}))).await.unwrap();
     socket
+}
+
+/// Reads what comes, which answers pings, and returns the way to send.
+pub(crate) fn keep_reading(line: Socket) -> SplitSink<Socket, Message> {
+    let (sender, mut receiver) = line.split();
+    tokio::spawn(async move { while let Some(Ok(_)) = receiver.next().await {} });
+    sender
 }
 
 pub(crate) fn frame(executor: usize, event: &str, mission: Option<&str>, data: &Value) -> Message {

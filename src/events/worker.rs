@@ -9,7 +9,7 @@ use crate::events::client::{self, AskError, Client};
 use crate::events::machine::{Answer, Effect, Event, Machine, Why};
 use crate::events::messages::{Command, Report};
 use crate::net::http::Http;
-use crate::protocol::envelope::Frame;
+use crate::protocol::envelope::{Frame, OBSERVER_GAP};
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
@@ -264,6 +264,14 @@ impl Line {
                 Err(failure) => return self.down(client::why(&failure)).await,
             };
             let Some(frame) = frame else { continue };
+            if frame.envelope.name() == OBSERVER_GAP {
+                tracing::warn!(executor.id = %self.executor, "we were too slow for the stream; asking about its missions");
+                let up = News::Up { executor: self.executor.clone(), generation: self.generation };
+                if !self.send(up).await {
+                    return connection.close().await;
+                }
+                continue;
+            }
             tokio::select! {
                 sent = self.reports.send(Report::Event { frame }) => if sent.is_err() {
                     return connection.close().await;

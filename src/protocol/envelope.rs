@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// Largest frame, in bytes, that is read or sent.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
+/// The registry's word to an observer that was too slow for its stream.
+pub const OBSERVER_GAP: &str = "observer.gap";
+
 /// Close code for a wrong token.
 pub const CLOSE_UNAUTHORIZED: u16 = 4001;
 /// Close code for a control connection that a newer one replaced.

@@ -142,6 +142,11 @@ impl Topic {
 }
 
 impl Subscription {
+    /// Returns the number of the last event before those it will get.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
     /// Waits for the next events. `None` never happens while the hub lives.
     ///
     /// # Cancel safety

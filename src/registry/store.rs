@@ -250,6 +250,9 @@ impl Store {
             for mission in found {
                 let (number, id): (u64, String) = mission?;
                 transaction.prepare_cached("DELETE FROM missions WHERE number = ?1")?.execute([number])?;
+                // The newest event stays as nobody's, for its number: numbers go on from it after a restart.
+                let keep = "UPDATE events SET mission_id = NULL WHERE mission_id = ?1 AND seq = (SELECT max(seq) FROM events)";
+                transaction.prepare_cached(keep)?.execute([&id])?;
                 transaction.prepare_cached("DELETE FROM events WHERE mission_id = ?1")?.execute([&id])?;
                 transaction.prepare_cached("DELETE FROM keys WHERE mission_id = ?1")?.execute([&id])?;
                 gone.push(id);
@@ -257,7 +260,8 @@ impl Store {
         }
         // Events that belong to no mission have no end to go with.
         let of_executors = "DELETE FROM events WHERE seq IN \
-            (SELECT seq FROM events WHERE mission_id IS NULL AND ts < ?1 ORDER BY ts LIMIT ?2)";
+            (SELECT seq FROM events WHERE mission_id IS NULL AND ts < ?1 ORDER BY ts LIMIT ?2) \
+            AND seq < (SELECT max(seq) FROM events)";
         transaction.prepare_cached(of_executors)?.execute(params![before, limit])?;
         transaction.commit()?;
         Ok(gone)

@@ -40,6 +40,8 @@ impl Feed {
         // number.
         let subscription = app.hub.subscribe(executor);
         let after = match after {
+            // Never given here: its store was another one, and to this one the reader is new.
+            Some(after) if after > subscription.after() => 0,
             Some(after) => after,
             None => app.query(query::last_event).await?,
         };

@@ -2,6 +2,7 @@
 
 use super::foreign::{Foreign, Listener, Observers, executor_id, progress};
 use crate::support::chaos_proxy::{ChaosProxy, Trouble};
+use aiwg_rs::events::machine::POLL;
 
 #[tokio::test]
 async fn what_happens_while_the_line_is_cut_is_asked_for_when_it_is_back() {
@@ -31,6 +32,27 @@ async fn what_happens_while_the_line_is_cut_is_asked_for_when_it_is_back() {
             .await;
         listener.until("the line", |l| l.lines.get(&'1') == Some(&true)).await;
     }
+    listener.end().await;
+}
+
+#[tokio::test]
+async fn what_the_registry_could_not_tell_because_we_were_slow_is_asked_for() {
+    let foreign = Foreign::start(Observers::Welcome).await;
+    foreign.record("a", 1, "running", &[]);
+    let mut listener = Listener::start(format!("http://{}", foreign.address), |_| {});
+    listener.follow("a", Some(1)).await;
+    listener.until("the record", |l| l.records.contains_key("a")).await;
+    // It is asked about until the line has settled, and then not again for minutes.
+    let mut before = 0;
+    while foreign.asked("a") != before {
+        before = foreign.asked("a");
+        tokio::time::sleep(POLL * 2).await;
+    }
+    foreign.record("a", 1, "done", &[progress(1, "a", 1)]);
+    let gap = r#""event":"observer.gap","ts":"2026-01-01T00:00:00.000Z","data":{"missed":1,"after":7}"#;
+    foreign.send(1, format!(r#"{{"executor_id":"{}",{gap}}}"#, executor_id(1)));
+    listener.until("its end", |l| l.records["a"] == ("done".to_owned(), 1)).await;
+    assert!(listener.frames.is_empty(), "the gap itself is no event");
     listener.end().await;
 }
 

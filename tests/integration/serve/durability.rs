@@ -122,6 +122,32 @@ async fn events_of_an_earlier_run_are_not_those_of_the_present_one() {
 }
 
 #[tokio::test]
+async fn numbers_of_events_go_on_even_when_all_events_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = Serve::with(kept_in(folder.path())).await;
+    let (mut peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-1").await;
+    line.say(&peer.frame("mission.completed", Some("m-1"), json!({}))).await;
+    serve.mission_in("m-1", "done").await;
+    serve.stop().await;
+    let mut store = Store::open(&folder.path().join("registry")).unwrap();
+    let last = store.load().unwrap().last_seq;
+    assert_eq!(store.sweep(i64::MAX, 100).unwrap(), ["m-1"]);
+    drop(store);
+    let serve = Serve::with(kept_in(folder.path())).await;
+    peer.register_again(&serve, &[]).await;
+    serve.stop().await;
+    let mut store = Store::open(&folder.path().join("registry")).unwrap();
+    assert_eq!(store.load().unwrap().last_seq, last + 1);
+    store.sweep(i64::MAX, 100).unwrap();
+    let events = || -> u64 {
+        let file = rusqlite::Connection::open(folder.path().join("registry/registry.sqlite3")).unwrap();
+        file.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(events(), 1, "only the newest is kept for its number");
+}
+
+#[tokio::test]
 async fn two_registries_never_share_a_store() {
     let folder = tempfile::tempdir().unwrap();
     let serve = Serve::with(kept_in(folder.path())).await;

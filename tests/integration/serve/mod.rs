@@ -1,6 +1,7 @@
 //! The registry behind real sockets. The executors here are foreign programs, played by `peer`.
 
 mod callers;
+mod crowd;
 mod dispatch;
 mod durability;
 mod events;

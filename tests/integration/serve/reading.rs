@@ -119,6 +119,8 @@ async fn a_stream_is_resumed_without_a_gap_or_a_repetition() {
     let numbers: Vec<u64> =
         rest.iter().map(|(_, event)| event["data"]["iteration"].as_u64().unwrap()).collect();
     assert!(numbers.into_iter().eq(350..1000));
+    let of_another_store = read_stream(&serve, "/api/v1/events", Some("999999"), 1).await;
+    assert_eq!(of_another_store[0].0, "1", "a reader from elsewhere begins at the beginning");
     let bad = serve.http.get(format!("{}/api/v1/events", serve.base)).header("last-event-id", "x");
     assert_eq!(serve.send(bad).await.status, 400);
     serve.stop().await;
