@@ -112,7 +112,7 @@ fn uri(fields: &Fields<'_>, name: &str, schemes: &[&str]) -> Result<String, Fiel
         schemes.iter().any(|allowed| scheme.eq_ignore_ascii_case(allowed))
             && !host.is_empty()
             && text.len() <= 2048
-            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
     });
     if well_formed { Ok(text) } else { Err(fields.error(name, format!("is no {} URI", schemes.join("/")))) }
 }

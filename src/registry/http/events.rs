@@ -5,12 +5,13 @@
 use crate::domain::id::ExecutorId;
 use crate::protocol::field::FieldError;
 use crate::registry::http::feed::Feed;
+use crate::registry::http::params::Params;
 use crate::registry::http::state::App;
 use crate::registry::query::EventFilter;
 use crate::registry::record::StoredEvent;
 use crate::registry::refusal::Refusal;
 use crate::runtime::shutdown::Shutdown;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -36,7 +37,7 @@ pub struct Wanted {
 /// `GET /api/v1/events`.
 pub async fn events(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    Params(wanted): Params<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let header = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);

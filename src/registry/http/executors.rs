@@ -9,11 +9,12 @@ use crate::protocol::problem::Problem;
 use crate::registry::http::body::JsonBody;
 use crate::registry::http::error;
 use crate::registry::http::guard::is_operator_token;
+use crate::registry::http::params::Segment;
 use crate::registry::http::state::{App, Peer};
 use crate::registry::identity::{self, TokenRequest};
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::Message;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -82,7 +83,7 @@ pub async fn list(
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
 ) -> Result<Json<ExecutorStatus>, Refusal> {
     check_any_token(&app, peer, &headers)?;
@@ -94,7 +95,7 @@ pub async fn get(
 /// `DELETE /api/v1/executors/{id}`, with that executor's own token.
 pub async fn delete(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
 ) -> Result<StatusCode, Refusal> {
     let id = known_form(&id)?;

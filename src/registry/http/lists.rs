@@ -4,12 +4,13 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
 use crate::protocol::executor_v1::MissionStatus;
 use crate::protocol::field::FieldError;
+use crate::registry::http::params::{Params, Segment};
 use crate::registry::http::state::App;
 use crate::registry::query::{self, MissionFilter};
 use crate::registry::record::Mission;
 use crate::registry::refusal::Refusal;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ struct Listed {
 /// `GET /api/v1/missions`.
 pub async fn missions(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Json<Page>, Refusal> {
     page(&app, filter(wanted)?).await
 }
@@ -57,8 +58,8 @@ pub async fn missions(
 /// `GET /api/v1/sessions/{id}/missions`.
 pub async fn of_session(
     State(app): State<Arc<App>>,
-    Path(session): Path<String>,
-    Query(wanted): Query<Wanted>,
+    Segment(session): Segment,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Json<Page>, Refusal> {
     page(&app, MissionFilter { session: Some(session), ..filter(wanted)? }).await
 }
@@ -75,14 +76,20 @@ fn filter(wanted: Wanted) -> Result<MissionFilter, FieldError> {
     let since = wanted
         .since
         .map(|text| Timestamp::parse(&text).map_err(|error| FieldError::new("since", error.to_string())));
-    let limit = number("limit", wanted.limit)?.unwrap_or(u64::from(PAGE)).clamp(1, u64::from(MAX_PAGE));
+    let limit = wanted.limit.as_deref().map_or(Ok(PAGE), |text| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // A number that is too large for any type is still more than a page holds.
+        is_number
+            .then(|| text.parse().unwrap_or(MAX_PAGE))
+            .ok_or_else(|| FieldError::new("limit", "is no number"))
+    });
     Ok(MissionFilter {
         session: wanted.session,
         states: states.collect::<Result<_, _>>()?,
         executor: wanted.executor,
         since: since.transpose()?,
         before: number("cursor", wanted.cursor)?,
-        limit: u32::try_from(limit).unwrap_or(MAX_PAGE),
+        limit: limit?.clamp(1, MAX_PAGE),
     })
 }
 

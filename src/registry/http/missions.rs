@@ -3,12 +3,13 @@
 use crate::protocol::executor_v1::{CommandResponse, HitlResponse, MissionStatus};
 use crate::protocol::route::OperatorCommand;
 use crate::registry::http::body::JsonBody;
+use crate::registry::http::params::Segment;
 use crate::registry::http::state::App;
 use crate::registry::recovery::Recalled;
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::Message;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -16,10 +17,7 @@ use std::sync::Arc;
 type Accepted = (StatusCode, Json<CommandResponse>);
 
 /// `GET /api/v1/missions/{id}`.
-pub async fn get(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Json<MissionStatus>, Refusal> {
+pub async fn get(State(app): State<Arc<App>>, Segment(id): Segment) -> Result<Json<MissionStatus>, Refusal> {
     let status = app.registry.ask(|reply| Message::Mission { id: id.clone(), reply }).await?;
     if let Some(status) = status {
         return Ok(Json(*status));
@@ -51,7 +49,7 @@ async fn ended(app: &App, refusal: Refusal) -> Refusal {
 /// `POST /api/v1/missions/{id}/hitl_response`.
 pub async fn hitl_response(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     JsonBody(body): JsonBody,
 ) -> Result<Accepted, Refusal> {
     let answer = HitlResponse::parse(&body)?;
@@ -72,23 +70,23 @@ pub async fn hitl_response(
 }
 
 /// `POST /api/v1/missions/{id}/pause`.
-pub async fn pause(app: State<Arc<App>>, id: Path<String>) -> Result<Accepted, Refusal> {
+pub async fn pause(app: State<Arc<App>>, id: Segment) -> Result<Accepted, Refusal> {
     command(app, id, OperatorCommand::Pause).await
 }
 
 /// `POST /api/v1/missions/{id}/resume`.
-pub async fn resume(app: State<Arc<App>>, id: Path<String>) -> Result<Accepted, Refusal> {
+pub async fn resume(app: State<Arc<App>>, id: Segment) -> Result<Accepted, Refusal> {
     command(app, id, OperatorCommand::Resume).await
 }
 
 /// `POST /api/v1/missions/{id}/abort`.
-pub async fn abort(app: State<Arc<App>>, id: Path<String>) -> Result<Accepted, Refusal> {
+pub async fn abort(app: State<Arc<App>>, id: Segment) -> Result<Accepted, Refusal> {
     command(app, id, OperatorCommand::Abort).await
 }
 
 async fn command(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     command: OperatorCommand,
 ) -> Result<Accepted, Refusal> {
     let ordered = app.registry.ask(|reply| Message::Command { id, command, reply }).await?;

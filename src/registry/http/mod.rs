@@ -9,6 +9,7 @@ pub mod guard;
 pub mod health;
 pub mod lists;
 pub mod missions;
+pub mod params;
 pub mod rates;
 pub mod router;
 pub mod sessions;

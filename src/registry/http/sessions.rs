@@ -7,13 +7,14 @@ use crate::protocol::notice;
 use crate::protocol::route;
 use crate::registry::assignment::DispatchCall;
 use crate::registry::http::body::JsonBody;
+use crate::registry::http::params::Segment;
 use crate::registry::http::state::App;
 use crate::registry::idempotency::Fingerprint;
 use crate::registry::refusal::Refusal;
 use crate::registry::routing::Explanation;
 use crate::registry::worker::Message;
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +24,7 @@ use std::time::Instant;
 /// `POST /api/v1/sessions/{id}/dispatch`.
 pub async fn dispatch(
     State(app): State<Arc<App>>,
-    Path(session): Path<String>,
+    Segment(session): Segment,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<DispatchResponse>), Refusal> {
@@ -82,7 +83,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, FieldError> {
 }
 
 /// `POST /api/sessions/{id}/dispatch`: moved; 308 keeps the POST a POST.
-pub async fn moved(Path(session): Path<String>, RawQuery(query): RawQuery) -> Response {
+pub async fn moved(Segment(session): Segment, RawQuery(query): RawQuery) -> Response {
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let target = format!("{}{query}", route::dispatch(&session));
     match HeaderValue::from_str(&target) {

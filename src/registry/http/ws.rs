@@ -17,6 +17,7 @@ use crate::registry::http::error;
 use crate::registry::http::executors::{bearer, is_token, known_form};
 use crate::registry::http::feed::Feed;
 use crate::registry::http::guard::is_operator_token;
+use crate::registry::http::params::{Params, Segment};
 use crate::registry::http::state::{App, Peer};
 use crate::registry::hub::{Batch, Subscription};
 use crate::registry::machine::{Attached, Opened};
@@ -27,7 +28,7 @@ use crate::registry::refusal::Refusal;
 use crate::registry::worker::{LineOpened, Message as ToWorker};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
@@ -55,8 +56,8 @@ pub struct Access {
 /// `GET /ws/executors/{id}`.
 pub async fn upgrade(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    Query(access): Query<Access>,
+    Segment(id): Segment,
+    Params(access): Params<Access>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,

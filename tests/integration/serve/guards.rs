@@ -65,7 +65,7 @@ async fn the_network_is_listened_to_only_with_an_operator_token() {
 }
 
 /// An address of this host that is not a loopback one, where there is one.
-fn outward_address() -> Option<std::net::IpAddr> {
+pub(super) fn outward_address() -> Option<std::net::IpAddr> {
     let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     probe.connect("192.0.2.1:9").ok()?;
     let address = probe.local_addr().ok()?.ip();

@@ -1,6 +1,8 @@
 //! Bounds: on bodies, heads, time, connections, rates, missions and age.
 
+use super::guards::outward_address;
 use super::peer::{Peer, Serve, order, soon};
+use aiwg_rs::domain::secret::Token;
 use aiwg_rs::registry::Config;
 use serde_json::json;
 use std::time::Duration;
@@ -200,5 +202,49 @@ async fn a_registry_with_nothing_to_do_forgets_what_was_kept_long_enough() {
     .await;
     assert_eq!(serve.get("/api/v1/missions/m-old").await.status, 404);
     assert_eq!(serve.get("/api/v1/missions/m-live").await.status, 200);
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_elsewhere_has_so_many_connections_and_requests_and_no_more() {
+    let Some(elsewhere) = outward_address() else {
+        println!("skipped: this host has no address but loopback");
+        return;
+    };
+    let config = Config {
+        operator_token: Some(Token::new("operator-secret-123")),
+        max_connections_per_peer: 2,
+        requests_per_second: 5,
+        ..Config::default()
+    };
+    let mut serve = Serve::on("0.0.0.0:0", config).await;
+    let port = serve.base.rsplit(':').next().unwrap().to_owned();
+    let local = Serve::elsewhere(format!("http://127.0.0.1:{port}"));
+    serve.base = format!("http://{elsewhere}:{port}");
+    let ask = format!("GET /api/health HTTP/1.1\r\nhost: {elsewhere}\r\n\r\n");
+    let mut first = open(&serve, &ask).await;
+    until(&mut first, "\"ok\"").await;
+    let mut second = open(&serve, &ask).await;
+    until(&mut second, "\"ok\"").await;
+    // The registry may have closed before the request was written.
+    let mut third = TcpStream::connect(address(&serve)).await.unwrap();
+    third.write_all(ask.as_bytes()).await.ok();
+    assert_eq!(rest(&mut third).await, "", "closed without an answer");
+    assert_eq!(local.get("/api/health").await.status, 200, "others are let in");
+    // A burst of ten, two of which are gone.
+    let mut answers = String::new();
+    for _ in 0..20 {
+        first.write_all(ask.as_bytes()).await.unwrap();
+        answers.push_str(&until(&mut first, "}").await);
+        if answers.contains("429") {
+            break;
+        }
+    }
+    let refused = answers.split("HTTP/1.1 ").find(|answer| answer.starts_with("429")).unwrap();
+    assert!(refused.contains("retry-after: 1") && refused.contains("too_many_requests"), "{refused}");
+    for _ in 0..30 {
+        assert_eq!(local.get("/api/health").await.status, 200, "peers on this host have no limit");
+    }
+    drop((first, second));
     serve.stop().await;
 }

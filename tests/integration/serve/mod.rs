@@ -1,6 +1,8 @@
 //! The registry behind real sockets. The executors here are foreign programs, played by `peer`.
 
+mod browser;
 mod callers;
+mod conformance;
 mod crowd;
 mod dispatch;
 mod durability;
@@ -8,6 +10,7 @@ mod events;
 mod executors;
 mod faults;
 mod fleet;
+pub(crate) mod fuzz;
 mod guards;
 mod kills;
 mod limits;
@@ -18,5 +21,8 @@ pub(crate) mod peer;
 mod process;
 mod reader;
 mod reading;
+mod schemathesis;
+mod secrets;
 mod sockets;
+mod tls;
 mod webhooks;

@@ -1,6 +1,6 @@
 //! The OpenAPI document describes what is there: its paths are the router's, and answers are as it says.
 
-use super::peer::{Behaviour, Peer, Serve, order};
+use super::peer::{Behaviour, Peer, Serve, order, soon};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -109,7 +109,9 @@ async fn answers_are_as_the_document_says() {
         ("post", "/api/v1/missions/m-1/pause", "/api/v1/missions/{id}/pause", &nothing, 202),
         ("post", "/api/v1/missions/m-9/abort", "/api/v1/missions/{id}/abort", &nothing, 404),
     ];
+    let mut tried: BTreeSet<(String, String)> = BTreeSet::new();
     for (method, path, template, body, status) in exchanges {
+        tried.insert((method.to_owned(), template.to_owned()));
         if template == "/api/v1/hitl" {
             let question =
                 json!({"hitl_id": "h-1", "prompt": "really?", "expires_at": "2100-01-01T00:00:00Z"});
@@ -128,9 +130,65 @@ async fn answers_are_as_the_document_says() {
         assert!(schema.is_object(), "{method} {template} {status} {kind} is not described");
         check(&document, schema, &got.body, template);
     }
+    the_rest_is_as_described(&serve, &document, &peer, tried).await;
     peer.behave(Behaviour::Refuse(500));
     let failed = serve.post(dispatch, &order("m-3")).await;
     let described = &document["paths"]["/api/v1/sessions/{id}/dispatch"]["post"]["responses"]["502"];
     check(&document, &described["content"]["application/problem+json"]["schema"], &failed.body, "502");
     serve.stop().await;
+}
+
+/// The routes that are not like the others; with these, every operation of the document has been tried.
+async fn the_rest_is_as_described(
+    serve: &Serve,
+    document: &Value,
+    peer: &Peer,
+    mut tried: BTreeSet<(String, String)>,
+) {
+    let moved = serve.post("/api/sessions/s/dispatch", &order("m-1")).await;
+    assert_eq!(moved.status, 308);
+    assert_eq!(moved.headers["location"], "/api/v1/sessions/s/dispatch");
+    let lined = serve.get(&format!("/ws/executors/{}", peer.id)).await;
+    let rest = [
+        ("post", "/api/sessions/{id}/dispatch", moved),
+        ("get", "/ws/executors/{id}", lined),
+        ("get", "/metrics", serve.get("/metrics").await),
+        ("get", "/api/v1/openapi.json", serve.get("/api/v1/openapi.json").await),
+        ("get", "/api/v1/events", serve.get("/api/v1/events?after=x").await),
+        ("post", "/api/v1/missions/{id}/resume", serve.post("/api/v1/missions/m-1/resume", &json!({})).await),
+        ("post", "/api/v1/missions/{id}/abort", serve.post("/api/v1/missions/m-1/abort", &json!({})).await),
+    ];
+    for (method, template, got) in rest {
+        let described = &document["paths"][template][method]["responses"][got.status.to_string()];
+        assert!(described.is_object(), "{method} {template} {} is not described", got.status);
+        if let Some(kind) = got.headers.get("content-type") {
+            let kind = kind.to_str().unwrap().split(';').next().unwrap();
+            let schema = &described["content"][kind]["schema"];
+            assert!(schema.is_object(), "{method} {template} {} {kind} is not described", got.status);
+            if kind.ends_with("json") {
+                check(document, schema, &got.body, template);
+            }
+        }
+        tried.insert((method.to_owned(), template.to_owned()));
+    }
+    let paths = document["paths"].as_object().unwrap().iter();
+    let all: BTreeSet<(String, String)> = paths
+        .flat_map(|(path, operations)| {
+            operations.as_object().unwrap().keys().map(|method| (method.clone(), path.clone()))
+        })
+        .collect();
+    assert_eq!(tried, all);
+    // A stream, up to its first event.
+    let mut stream =
+        soon(serve.http.get(format!("{}/api/v1/events?after=0", serve.base)).send()).await.unwrap();
+    let kind = stream.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(
+        document["paths"]["/api/v1/events"]["get"]["responses"]["200"]["content"][&kind].is_object(),
+        "{kind}"
+    );
+    let first = String::from_utf8(soon(stream.chunk()).await.unwrap().unwrap().to_vec()).unwrap();
+    let data = first.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let event: Value = serde_json::from_str(data).unwrap();
+    check(document, &document["components"]["schemas"]["Envelope"], &event, "event");
+    drop(stream);
 }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 /// Fails loudly when a fact takes too long.
 pub(crate) async fn soon<T>(fact: impl Future<Output = T>) -> T {
@@ -35,6 +36,8 @@ pub(crate) struct Serve {
     pub(crate) base: String,
     pub(crate) http: reqwest::Client,
     running: Option<(Shutdown, JoinHandle<Result<(), server::ServeError>>)>,
+    /// For WebSockets over TLS.
+    tls: Option<tokio_tungstenite::Connector>,
 }
 
 /// An answer with its body read.
@@ -68,7 +71,19 @@ impl Serve {
         http::install_tls();
         let policy = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().no_proxy().redirect(policy).build().unwrap();
-        Self { base, http, running: None }
+        Self { base, http, running: None, tls: None }
+    }
+
+    /// One elsewhere whose certificate is of this authority.
+    pub(crate) fn over_tls(base: String, authority: &[u8]) -> Self {
+        http::install_tls();
+        let known = reqwest::Certificate::from_pem(authority).unwrap();
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([known]).build().unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let tls = Some(tokio_tungstenite::Connector::Rustls(Arc::new(config)));
+        Self { base, http: client, running: None, tls }
     }
 
     pub(crate) async fn stop(self) {
@@ -130,8 +145,9 @@ impl Serve {
 
     /// Opens a WebSocket; `query` begins with `?` or is empty.
     pub(crate) async fn socket(&self, executor: &str, query: &str) -> Socket {
-        let url = format!("{}/ws/executors/{executor}{query}", self.base.replace("http://", "ws://"));
-        Socket(soon(connect_async(url)).await.unwrap().0)
+        let url = format!("{}/ws/executors/{executor}{query}", self.base.replacen("http", "ws", 1));
+        let tls = self.tls.clone();
+        Socket(soon(connect_async_tls_with_config(url, None, true, tls)).await.unwrap().0)
     }
 }
 

@@ -40,6 +40,10 @@ impl Process {
         }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as `kill -9` does, and returns what it still had reported.
     pub(crate) fn kill(mut self) -> Vec<usize> {
         self.child.kill().unwrap();
@@ -83,6 +87,7 @@ fn plays_the_role_it_was_started_for() {
     match role.as_str() {
         "foreign writer" => crate::session::stress::write_like_a_foreigner(Path::new(&folder)),
         "file rewriter" => crate::bridge::foreign_writer::rewrite_everything(Path::new(&folder)),
+        "registry" => crate::serve::fuzz::serve_for_ever(Path::new(&folder)),
         "updater" => crate::session::stress::update_for_ever(Path::new(&folder)),
         other => panic!("no role {other}"),
     }
