@@ -228,6 +228,21 @@ pub fn listening(first: u16, last: u16) -> BTreeSet<u16> {
     (first..=last).filter(|port| !is_free(*port)).collect()
 }
 
+/// Returns every TCP port of this host that something listens on, as the kernel's table of sockets says; nothing where
+/// there is no such table.
+pub fn listeners() -> BTreeSet<u16> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    tables.iter().flatten().flat_map(|text| text.lines()).filter_map(listening_port).collect()
+}
+
+/// Reads the port out of a line of the kernel's table, when its socket listens (state `0A`).
+fn listening_port(line: &str) -> Option<u16> {
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let (_address, port) = columns.next()?.rsplit_once(':')?;
+    let state = columns.nth(1)?;
+    if state == "0A" { u16::from_str_radix(port, 16).ok() } else { None }
+}
+
 fn is_free(port: u16) -> bool {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
         Ok(_given_back) => true,
@@ -260,8 +275,9 @@ mod tests {
     fn a_listener_is_seen() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(listening(port, port).contains(&port));
+        assert!(listening(port, port).contains(&port) && listeners().contains(&port));
         drop(listener);
+        assert!(!listeners().contains(&port));
         assert!(!listening(port, port).contains(&port));
     }
 

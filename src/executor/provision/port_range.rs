@@ -180,21 +180,39 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
     {
         return Ok(lease(&layout, block, &path_of(block), tenant.now));
     }
-    for block in ring.filter(|block| !has_lock(block) && is_usable(block)) {
-        let (path, lock) = (path_of(&block), lock_for(&block));
+    let take_free = |block: &Block| -> Result<Option<Lease>, ProviderError> {
+        let (path, lock) = (path_of(block), lock_for(block));
         if !port_lock::create(&path, &lock)? {
-            continue;
+            return Ok(None);
         }
         // Somebody with another layout may have looked at the directory when we did.
-        if crosses(&block, &locks(&directory, &layout)?.foreign) {
+        if crosses(block, &locks(&directory, &layout)?.foreign) {
             port_lock::remove(&path, &lock)?;
-            continue;
+            return Ok(None);
         }
-        return Ok(lease(&layout, &block, &path, tenant.now));
+        Ok(Some(lease(&layout, block, &path, tenant.now)))
+    };
+    for block in ring.filter(|block| !has_lock(block) && is_usable(block)) {
+        if let Some(lease) = take_free(&block)? {
+            return Ok(lease);
+        }
     }
     for block in layout.ring(&tenant.session_id).filter(is_dead).filter(is_usable) {
         if take_over(&path_of(&block), &lock_for(&block))? {
             return Ok(lease(&layout, &block, &path_of(&block), tenant.now));
+        }
+    }
+    // A connection that was closed a moment ago keeps its port for a minute, and nobody can listen there. Where every block
+    // has such a port, one of them is better than none; one that somebody listens on is not.
+    let listeners = port_lock::listeners();
+    let is_quiet = |block: &Block| {
+        !crosses(block, &foreign) && listeners.range(block.start..=block.end).next().is_none()
+    };
+    if !listeners.is_empty() {
+        for block in layout.ring(&tenant.session_id).filter(|block| !has_lock(block) && is_quiet(block)) {
+            if let Some(lease) = take_free(&block)? {
+                return Ok(lease);
+            }
         }
     }
     Err(Box::new(NoFreeBlock { base_port: base, block_count: count, directory }))
@@ -331,6 +349,23 @@ mod tests {
         assert!(PortRange.acquire(&tenant(root.path(), "t"), &shifted).await.is_err(), "ports {port}");
         PortRange.release(&lease, &order("s")).await.unwrap();
         assert!(PortRange.acquire(&tenant(root.path(), "t"), &shifted).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_port_that_only_a_connection_uses_is_better_than_none() {
+        let root = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = connection.local_addr().unwrap().port();
+        assert!(port_lock::listening(port, port).contains(&port), "nobody can listen there now");
+        let options = object(&json!({"blockCount": 1, "blockSize": 1, "basePort": port}));
+        assert!(PortRange.acquire(&tenant(root.path(), "s"), &options).await.is_ok());
+        let taken = listener.local_addr().unwrap().port();
+        let options = object(&json!({"blockCount": 1, "blockSize": 1, "basePort": taken}));
+        assert!(
+            PortRange.acquire(&tenant(root.path(), "t"), &options).await.is_err(),
+            "here somebody listens"
+        );
     }
 
     #[tokio::test]
