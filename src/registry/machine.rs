@@ -348,7 +348,10 @@ impl Machine {
         match executor.line {
             Some(line) if line.connection == connection && line.has_spoken => return true,
             Some(line) if line.connection == connection => {}
-            Some(line) if line.has_spoken && line.connection > connection => return false,
+            Some(line) if line.has_spoken && line.connection > connection => {
+                fx.actions.push(Action::Close(connection, CLOSE_REPLACED));
+                return false;
+            }
             Some(line) => {
                 let leave = if line.has_spoken {
                     Action::Close(line.connection, CLOSE_REPLACED)
@@ -724,8 +727,10 @@ mod tests {
             assert_eq!(verdict, Verdict::Accepted);
         }
         assert_eq!(machine.executors[&executor_id()].control(), Some(ConnectionId(2)));
-        let published = |action: &Action| matches!(action, Action::Publish(_));
-        assert!(late.actions.iter().all(published) && late.actions.len() == 1, "{:?}", late.actions);
+        let published = late.actions.iter().filter(|action| matches!(action, Action::Publish(_))).count();
+        let closed = Action::Close(ConnectionId(1), CLOSE_REPLACED);
+        let told = late.actions.iter().filter(|action| **action == closed).count();
+        assert_eq!((published, told, late.actions.len()), (1, 2, 3), "{:?}", late.actions);
     }
 
     #[test]

@@ -285,7 +285,11 @@ impl Line {
                 self.listen_at = None;
                 true
             }
-            Some(Outgoing::Demote) => self.observe().await,
+            // It may still be the executor, on a slow wire.
+            Some(Outgoing::Demote) => {
+                self.listen_at = Some(Instant::now() + self.app.config.dial_after);
+                true
+            }
             Some(Outgoing::Close(code)) => {
                 let reason =
                     if code == CLOSE_REPLACED { "replaced by a newer connection" } else { "deregistered" };
