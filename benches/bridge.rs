@@ -1,6 +1,7 @@
 //! What the bridge costs, each figure beside a plain baseline measured in the same run.
 //!
-//! `cargo bench --bench bridge` runs everything; names after `--` choose: `latency`, `backlog`, `idle`, `large`, `start`.
+//! `cargo bench --bench bridge` runs everything; names after `--` choose: `latency`, `backlog`, `idle`, `large`, `start`;
+//! numbers among them replace the session counts of `backlog`.
 //! The bridge is the real binary in a process of its own; the registry is a server that says 202 and nothing else.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot set itself up has nothing to say")]
@@ -42,7 +43,8 @@ fn main() {
         }
     }
     if wanted("backlog") {
-        for sessions in [1, 100, 5_000] {
+        let given: Vec<usize> = chosen.iter().filter_map(|choice| choice.parse().ok()).collect();
+        for sessions in if given.is_empty() { vec![1, 100, 5_000] } else { given } {
             backlog(&server, sessions);
         }
     }

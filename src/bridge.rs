@@ -161,7 +161,7 @@ fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -
     let (looked, answers) = mpsc::channel(1024);
     let (folder_tasks, folder_inbox) = mpsc::channel(1024);
     let (happenings, happened) = mpsc::channel(1024);
-    let (news, heard) = mpsc::channel::<News>(1024);
+    let (news, heard) = mpsc::channel::<Vec<News>>(1024);
     let (orders, order_inbox) = mpsc::channel(256);
     let (following, followed) = mpsc::channel(256);
     let (commands, commanded) = mpsc::channel(256);

@@ -134,7 +134,7 @@ fn look(store: &SessionStore, session: &SessionId) -> Option<Look> {
         .map(|(mission, _)| mission.clone())
         .collect();
     for mission in &uncertain {
-        if let Some(held) = ledger.get_quietly(mission.as_str()) {
+        if let Some(mut held) = ledger.get_quietly(mission.as_str()) {
             held.unsent();
         }
     }

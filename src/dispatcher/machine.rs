@@ -3,8 +3,10 @@
 //! | state of a flight | event | becomes | asks for |
 //! |---|---|---|---|
 //! | – | a free slot, the gate open, an offer | beginning | begin |
-//! | beginning | begun | sending | send |
+//! | beginning | begun | sending, or ready when every slot is taken | send |
 //! | beginning | skipped | – | – |
+//! | ready | a free slot | sending | send |
+//! | ready | too old, or the gate closes | in the queue again | unsent |
 //! | sending | 2xx | – | assigned |
 //! | sending | 4xx that is final | – | failed |
 //! | sending | 503, 5xx, 408, 425, 429, 409 with `Retry-After` | waiting, or – | failed when the attempts have run out |
@@ -16,7 +18,10 @@
 //! | asking | not known, the grace not over | uncertain | – |
 //! | asking | not known | in the queue again | unsent |
 //!
-//! A slot is held from *beginning* to the end of *sending*, and while *asking*: waiting costs none.
+//! A slot is held while *sending* and while *asking*: waiting costs none. While the registry answers within
+//! [`BRISK`], as many missions again as there are slots may be *beginning* or *ready*, so that no slot waits for the
+//! journal. What is ready was looked at in its file a moment ago; after [`READY_FOR`] that is too long ago, and the
+//! mission is looked at again before it is sent. A registry that takes its time finds nothing claimed ahead.
 
 use super::queue::Queue;
 use super::reachability::Reachability;
@@ -25,8 +30,14 @@ use crate::domain::id::SessionId;
 use crate::domain::mission::{FailureReason, Priority};
 use crate::domain::time::{Now, Timestamp};
 use crate::session::messages::{Dispatch, MissionKey, Offer, Order};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+/// Answers that come this fast on average let missions be claimed ahead.
+pub const BRISK: Duration = Duration::from_millis(25);
+
+/// How long a claimed mission may wait for a slot before its file has to be looked at again.
+pub const READY_FOR: Duration = Duration::from_millis(100);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,25 +134,29 @@ struct Flight {
     /// Answers "not known" or nothing so far, for an uncertain one.
     asked: u32,
     sent_at: Timestamp,
+    sent: Instant,
     priority: Priority,
     created_at: Option<Timestamp>,
     index: usize,
     why: Option<String>,
 }
 
+/// Claimed, and waiting for a slot.
+#[derive(Debug)]
+struct Ready {
+    key: MissionKey,
+    dispatch: Dispatch,
+    since: Instant,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Beginning,
+    Ready,
     Sending,
     Waiting { until: Instant, wall: Timestamp },
     Uncertain { until: Instant },
     Asking,
-}
-
-impl Stage {
-    fn holds_slot(self) -> bool {
-        matches!(self, Self::Beginning | Self::Sending | Self::Asking)
-    }
 }
 
 /// Why a mission that was begun is not with an executor yet.
@@ -165,22 +180,31 @@ pub struct Machine {
     gate: Reachability,
     flights: HashMap<MissionKey, Flight>,
     timers: BTreeSet<(Instant, MissionKey)>,
+    beginning: usize,
+    ready: VecDeque<Ready>,
     slots_used: usize,
+    turn_length: usize,
+    /// How long an answer takes, on a running average; unknown until one has come.
+    pace: Option<Duration>,
     closing: bool,
 }
 
 impl Machine {
     /// Starts with nothing to do; `seed` decides the jitter.
     pub fn new(config: Config, seed: u64) -> Self {
-        // An eighth of the slots: short enough that eight sessions are served at once, long enough to flush together.
-        let queue = Queue::new((config.max_in_flight / 8).min(16));
+        // A quarter of the slots: short enough that several sessions are served at once, long enough to share a write.
+        let turn_length = (config.max_in_flight / 4).clamp(1, 16);
         Self {
             config,
-            queue,
+            queue: Queue::new(turn_length),
             gate: Reachability::new(seed),
             flights: HashMap::new(),
             timers: BTreeSet::new(),
+            beginning: 0,
+            ready: VecDeque::new(),
             slots_used: 0,
+            turn_length,
+            pace: None,
             closing: false,
         }
     }
@@ -206,32 +230,23 @@ impl Machine {
         if self.gate.take_probe(now) && !self.closing {
             effects.push(Effect::Probe);
         }
-        while self.can_start() {
-            let Some((until, key)) = self.timers.first().filter(|(until, _)| *until <= now.instant).cloned()
-            else {
-                break;
-            };
-            self.timers.remove(&(until, key.clone()));
-            let Some(flight) = self.flights.get_mut(&key) else { continue };
-            self.slots_used += 1;
-            if matches!(flight.stage, Stage::Uncertain { .. }) {
-                flight.stage = Stage::Asking;
-                let not_before = (flight.run > 1).then_some(flight.sent_at);
-                effects.push(Effect::Ask { key, not_before });
-            } else {
-                flight.stage = Stage::Beginning;
-                effects.push(Effect::Tell(Order::Begin { key }));
-            }
+        self.start_due(now, &mut effects);
+        self.send_ready(now, &mut effects);
+        // Claims of one session that start together share a write of its journal.
+        let room = self.claims_allowed();
+        if self.is_brisk() && room < self.turn_length && self.beginning + self.ready.len() > 0 {
+            return effects;
         }
-        while self.can_start() {
+        for _ in 0..room {
             let Some((key, offer)) = self.queue.pop() else { break };
-            self.slots_used += 1;
+            self.beginning += 1;
             let flight = Flight {
                 stage: Stage::Beginning,
                 run: 1,
                 attempts: 0,
                 asked: 0,
                 sent_at: now.wall,
+                sent: now.instant,
                 priority: offer.priority,
                 created_at: offer.created_at,
                 index: offer.index,
@@ -243,8 +258,57 @@ impl Machine {
         effects
     }
 
-    fn can_start(&self) -> bool {
-        self.gate.is_open() && !self.closing && self.slots_used < self.config.max_in_flight
+    /// Those whose time has come.
+    fn start_due(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while self.claims_allowed() > 0 && self.slots_used < self.config.max_in_flight {
+            let due = |(until, _): &&(Instant, MissionKey)| *until <= now.instant;
+            let Some((until, key)) = self.timers.first().filter(due).cloned() else { break };
+            self.timers.remove(&(until, key.clone()));
+            let Some(flight) = self.flights.get_mut(&key) else { continue };
+            if matches!(flight.stage, Stage::Uncertain { .. }) {
+                self.slots_used += 1;
+                flight.stage = Stage::Asking;
+                let not_before = (flight.run > 1).then_some(flight.sent_at);
+                effects.push(Effect::Ask { key, not_before });
+            } else {
+                self.beginning += 1;
+                flight.stage = Stage::Beginning;
+                effects.push(Effect::Tell(Order::Begin { key }));
+            }
+        }
+    }
+
+    /// Those that were claimed ahead, into the free slots; all of them back into the queue when the first is too old.
+    fn send_ready(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.ready.front().is_some_and(|ready| ready.since + READY_FOR <= now.instant) {
+            self.pace = None;
+            return self.unclaim(effects);
+        }
+        while self.slots_used < self.config.max_in_flight {
+            let Some(Ready { key, dispatch, .. }) = self.ready.pop_front() else { break };
+            effects.extend(self.send(key, dispatch, now));
+        }
+    }
+
+    fn unclaim(&mut self, effects: &mut Vec<Effect>) {
+        // Backwards: each goes to the head of its queue, and the oldest is to stand first.
+        while let Some(ready) = self.ready.pop_back() {
+            effects.extend(self.return_to_queue(ready.key));
+        }
+    }
+
+    fn is_brisk(&self) -> bool {
+        self.pace.is_some_and(|pace| pace <= BRISK)
+    }
+
+    /// How many more missions may be claimed now.
+    fn claims_allowed(&self) -> usize {
+        if !self.gate.is_open() || self.closing {
+            return 0;
+        }
+        let ahead = if self.is_brisk() { self.config.max_in_flight } else { 0 };
+        (self.config.max_in_flight + ahead)
+            .saturating_sub(self.slots_used + self.beginning + self.ready.len())
     }
 
     /// The folder handed the request over: its journal line is on disk.
@@ -256,11 +320,24 @@ impl Machine {
         if !self.gate.is_open() || self.closing {
             return self.return_to_queue(key);
         }
-        flight.stage = Stage::Sending;
+        self.beginning -= 1;
         flight.run = dispatch.run;
         flight.attempts = dispatch.attempt;
+        if self.slots_used < self.config.max_in_flight && self.ready.is_empty() {
+            return self.send(key, dispatch, now).into_iter().collect();
+        }
+        flight.stage = Stage::Ready;
+        self.ready.push_back(Ready { key, dispatch, since: now.instant });
+        Vec::new()
+    }
+
+    fn send(&mut self, key: MissionKey, dispatch: Dispatch, now: Now) -> Option<Effect> {
+        let flight = self.flights.get_mut(&key)?;
+        flight.stage = Stage::Sending;
         flight.sent_at = now.wall;
-        vec![Effect::Send { key, dispatch }]
+        flight.sent = now.instant;
+        self.slots_used += 1;
+        Some(Effect::Send { key, dispatch })
     }
 
     /// The file no longer asks for it.
@@ -279,6 +356,7 @@ impl Machine {
             attempts,
             asked: 0,
             sent_at: since,
+            sent: now.instant,
             priority: Priority::Normal,
             created_at: None,
             index: 0,
@@ -295,6 +373,10 @@ impl Machine {
             return Vec::new();
         };
         let attempts = flight.attempts;
+        let took = now.instant.saturating_duration_since(flight.sent);
+        if matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. }) {
+            self.pace = Some(self.pace.map_or(took, |pace| (pace * 7 + took) / 8));
+        }
         match outcome {
             Outcome::Accepted { executor, estimated_start } => {
                 let mut effects = self.answered(now);
@@ -416,13 +498,21 @@ impl Machine {
     }
 
     /// Takes nothing new from here on; open requests may end.
-    pub fn close(&mut self) {
+    pub fn close(&mut self) -> Vec<Effect> {
         self.closing = true;
+        let mut effects = Vec::new();
+        self.unclaim(&mut effects);
+        effects
     }
 
-    /// Returns how many slots are in use.
+    /// Returns how many slots are in use: requests that are open.
     pub fn in_flight(&self) -> usize {
         self.slots_used
+    }
+
+    /// Says whether no request is open and no claim awaited.
+    pub fn is_still(&self) -> bool {
+        self.slots_used + self.beginning + self.ready.len() == 0
     }
 
     /// Returns how many offered missions wait for a slot.
@@ -445,7 +535,7 @@ impl Machine {
         self.flights.iter().filter_map(|(key, flight)| {
             let until = match flight.stage {
                 Stage::Waiting { wall, .. } => Some(wall),
-                Stage::Beginning | Stage::Sending => return None,
+                Stage::Beginning | Stage::Ready | Stage::Sending => return None,
                 Stage::Uncertain { .. } | Stage::Asking => None,
             };
             let why = flight.why.clone().unwrap_or_default();
@@ -461,10 +551,10 @@ impl Machine {
         if !self.gate.is_open() {
             return self.gate.next_wakeup();
         }
-        if self.slots_used >= self.config.max_in_flight {
-            return None;
-        }
-        self.timers.first().map(|(until, _)| *until)
+        let stale = self.ready.front().map(|ready| ready.since + READY_FOR);
+        let has_room = self.slots_used < self.config.max_in_flight && self.claims_allowed() > 0;
+        let due = self.timers.first().filter(|_| has_room).map(|(until, _)| *until);
+        stale.into_iter().chain(due).min()
     }
 
     fn answered(&mut self, now: Now) -> Vec<Effect> {
@@ -472,20 +562,26 @@ impl Machine {
     }
 
     fn unreached(&mut self, cause: &str, now: Now) -> Vec<Effect> {
+        self.pace = None;
         if self.config.on_unreachable == OnUnreachable::Fail {
             // Everyone counts for themselves; nobody waits for anybody.
             return Vec::new();
         }
+        let mut effects = Vec::new();
         if self.gate.on_unreachable(cause, now) {
-            vec![Effect::Away { cause: cause.to_owned() }]
-        } else {
-            Vec::new()
+            effects.push(Effect::Away { cause: cause.to_owned() });
         }
+        if !self.gate.is_open() {
+            self.unclaim(&mut effects);
+        }
+        effects
     }
 
     fn release_slot(&mut self, key: &MissionKey) {
-        if self.flights.get(key).is_some_and(|flight| flight.stage.holds_slot()) {
-            self.slots_used -= 1;
+        match self.flights.get(key).map(|flight| flight.stage) {
+            Some(Stage::Beginning) => self.beginning -= 1,
+            Some(Stage::Sending | Stage::Asking) => self.slots_used -= 1,
+            Some(Stage::Ready | Stage::Waiting { .. } | Stage::Uncertain { .. }) | None => {}
         }
     }
 
@@ -747,17 +843,48 @@ mod tests {
     #[test]
     fn waiting_costs_no_slot_and_ends_when_its_time_has_come() {
         let (mut machine, mut clock) = machine(4);
-        for key in begun(&machine.advance(clock.now())) {
+        let started = begun(&machine.advance(clock.now()));
+        for key in &started {
             let _send = machine.on_begun(key.clone(), dispatch(1), clock.now());
+        }
+        clock.millis = 100;
+        for key in started {
             assert!(machine.on_outcome(key, refused(503, Some(9)), clock.now()).is_empty());
         }
         assert_eq!(begun(&machine.advance(clock.now())), [key(3)]);
         assert_eq!(machine.delays().count(), 3);
-        clock.millis = 8999;
+        clock.millis = 9099;
         assert!(machine.advance(clock.now()).is_empty());
-        assert_eq!(machine.next_wakeup(), Some(clock.start + Duration::from_secs(9)));
-        clock.millis = 9000;
+        assert_eq!(machine.next_wakeup(), Some(clock.start + Duration::from_millis(9100)));
+        clock.millis = 9100;
         assert_eq!(begun(&machine.advance(clock.now())).len(), 2);
+    }
+
+    #[test]
+    fn claims_run_ahead_of_a_brisk_registry_and_are_given_back_when_it_stops_answering() {
+        let (mut machine, mut clock) = machine(20);
+        let mut open = begun(&machine.advance(clock.now()));
+        assert_eq!(open.len(), 3, "nothing is known of its pace yet");
+        for key in &open {
+            assert_eq!(machine.on_begun(key.clone(), dispatch(1), clock.now()).len(), 1);
+        }
+        clock.millis = 2;
+        let accepted = Outcome::Accepted { executor: None, estimated_start: None };
+        let _assigned = machine.on_outcome(open.remove(0), accepted, clock.now());
+        let more = begun(&machine.advance(clock.now()));
+        assert_eq!((more.len(), machine.in_flight()), (4, 2));
+        let sent: usize =
+            more.iter().map(|key| machine.on_begun(key.clone(), dispatch(1), clock.now()).len()).sum();
+        assert_eq!((sent, machine.in_flight()), (1, 3), "one slot was free, the others are ready");
+        clock.millis = 101;
+        assert!(machine.advance(clock.now()).is_empty());
+        clock.millis = 102;
+        assert_eq!(machine.next_wakeup(), Some(clock.now().instant));
+        let given_back = machine.advance(clock.now());
+        assert_eq!(given_back.len(), 3);
+        assert!(given_back.iter().all(|effect| matches!(effect, Effect::Tell(Order::Unsent { .. }))));
+        assert_eq!((machine.queued(), machine.in_flight()), (16, 3));
+        assert!(begun(&machine.advance(clock.now())).is_empty(), "until it answers again");
     }
 
     proptest! {
@@ -778,6 +905,7 @@ mod tests {
             for _round in 0..2000 {
                 pending.extend(machine.advance(clock.now()));
                 prop_assert!(machine.in_flight() <= 3);
+                prop_assert!(machine.beginning + machine.ready.len() + machine.slots_used <= 6);
                 for effect in std::mem::take(&mut pending) {
                     match effect {
                         Effect::Tell(Order::Begin { key }) => {
@@ -831,7 +959,7 @@ mod tests {
             }
             prop_assert_eq!(ended.len(), count);
             prop_assert!(machine.is_idle());
-            prop_assert_eq!(machine.in_flight(), 0);
+            prop_assert!(machine.is_still());
         }
     }
 }

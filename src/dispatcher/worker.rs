@@ -14,7 +14,7 @@ use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
 use crate::session::messages::{Dispatch, MissionKey, News, Order, Steered, Wish};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -49,9 +49,9 @@ const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Channels {
     /// From the folder.
-    pub news: mpsc::Receiver<News>,
+    pub news: mpsc::Receiver<Vec<News>>,
     /// To the folder.
-    pub orders: mpsc::Sender<Order>,
+    pub orders: mpsc::Sender<Vec<Order>>,
     /// To whoever writes the status file.
     pub report: watch::Sender<Report>,
 }
@@ -67,11 +67,11 @@ enum Done {
 struct Worker {
     machine: Machine,
     client: Arc<Client>,
-    payload: Payload,
+    payload: Arc<Payload>,
     tasks: Tasks,
     shutdown: Shutdown,
     done: mpsc::Sender<Done>,
-    outbox: VecDeque<Order>,
+    outbox: Vec<Order>,
     /// Wishes that are being passed on: a newer one of the same mission ends the older one.
     steering: HashMap<MissionKey, CancellationToken>,
     accepted: u64,
@@ -96,11 +96,11 @@ pub async fn run(
     let mut worker = Worker {
         machine: Machine::new(config, seed),
         client: Arc::new(client),
-        payload,
+        payload: Arc::new(payload),
         tasks: Tasks::new(shutdown.clone()),
         shutdown: shutdown.clone(),
         done,
-        outbox: VecDeque::new(),
+        outbox: Vec::new(),
         steering: HashMap::new(),
         accepted: 0,
         refused: 0,
@@ -114,50 +114,46 @@ pub async fn run(
         let effects = worker.machine.advance(clock::now());
         worker.carry_out(effects);
         let owed = worker.publish(&report);
-        if deadline.is_some() && worker.machine.in_flight() == 0 && worker.outbox.is_empty() {
+        if deadline.is_some() && worker.machine.is_still() && worker.outbox.is_empty() {
+            break;
+        }
+        if deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            tracing::warn!(
+                in_flight = worker.machine.in_flight(),
+                "open requests did not end in time; the next start asks the registry about them"
+            );
             break;
         }
         let wake = worker.machine.next_wakeup().map(tokio::time::Instant::from_std);
+        let wake = wake.into_iter().chain(owed).chain(deadline).min();
         tokio::select! {
             biased;
             room = orders.reserve(), if !worker.outbox.is_empty() => {
                 let Ok(room) = room else { break };
-                if let Some(order) = worker.outbox.pop_front() {
-                    room.send(order);
-                }
-                while let (false, Ok(room)) = (worker.outbox.is_empty(), orders.try_reserve()) {
-                    if let Some(order) = worker.outbox.pop_front() {
-                        room.send(order);
-                    }
-                }
+                room.send(std::mem::take(&mut worker.outbox));
             }
             count = finished.recv_many(&mut batch, 64) => {
                 if count == 0 {
                     break;
                 }
+                let now = clock::now();
                 for done in batch.drain(..) {
-                    worker.finish(done, clock::now());
+                    worker.finish(done, now);
                 }
             }
             arrived = news.recv() => {
                 let Some(arrived) = arrived else { break };
-                worker.hear(arrived, clock::now());
+                let now = clock::now();
+                arrived.into_iter().for_each(|news| worker.hear(news, now));
                 while let Ok(more) = news.try_recv() {
-                    worker.hear(more, clock::now());
+                    more.into_iter().for_each(|news| worker.hear(news, now));
                 }
             }
             () = sleep_until(wake) => {}
-            () = sleep_until(owed) => {}
             () = shutdown.started(), if deadline.is_none() => {
-                worker.machine.close();
+                let effects = worker.machine.close();
+                worker.carry_out(effects);
                 deadline = Some(tokio::time::Instant::now() + drain_timeout);
-            }
-            () = sleep_until(deadline) => {
-                tracing::warn!(
-                    in_flight = worker.machine.in_flight(),
-                    "open requests did not end in time; the next start asks the registry about them"
-                );
-                break;
             }
         }
     }
@@ -197,12 +193,12 @@ impl Worker {
                 self.machine.on_probed(result.err().map(|unreached| unreached.cause), now)
             }
             Done::Known(key, status) => {
-                self.outbox.push_back(Order::Known { key, status });
+                self.outbox.push(Order::Known { key, status });
                 Vec::new()
             }
             Done::Steered(key, wish, result) => {
                 self.steering.remove(&key);
-                self.outbox.push_back(Order::Steered { key, wish, result });
+                self.outbox.push(Order::Steered { key, wish, result });
                 Vec::new()
             }
         };
@@ -233,7 +229,7 @@ impl Worker {
                         | Order::Known { .. }
                         | Order::Steered { .. } => {}
                     }
-                    self.outbox.push_back(order);
+                    self.outbox.push(order);
                 }
                 Effect::Send { key, dispatch } => self.send(key, dispatch),
                 Effect::Ask { key, not_before } => {
@@ -266,8 +262,9 @@ impl Worker {
 
     fn send(&self, key: MissionKey, dispatch: Dispatch) {
         let (client, done) = (Arc::clone(&self.client), self.done.clone());
-        let body = self.payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission);
+        let payload = Arc::clone(&self.payload);
         self.tasks.spawn("dispatch", async move {
+            let body = payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission);
             let outcome = match body {
                 Ok(body) => client.dispatch(&dispatch, body).await,
                 // What every server would answer, without troubling one.

@@ -4,7 +4,9 @@
 //! starts the shutdown: a half-dead daemon is worse than one that ends in order and is started again.
 
 use crate::runtime::shutdown::Shutdown;
+use futures_util::FutureExt as _;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
@@ -27,12 +29,9 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let shutdown = self.shutdown.clone();
-        #[expect(clippy::disallowed_methods, reason = "this is the wrapper that every other place uses")]
-        let inner = tokio::spawn(work);
         self.tracker.spawn(async move {
-            if let Err(failure) = inner.await
-                && failure.is_panic()
-            {
+            // Whatever the work held is gone with it, so nobody can see it half changed.
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 tracing::error!(task = name, "task panicked; shutting down");
                 shutdown.start(crate::runtime::shutdown::Cause::Panic(name));
             }

@@ -24,7 +24,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::FailureReason;
 use crate::domain::time::Timestamp;
 use crate::protocol::envelope::parse_envelope;
-use crate::session::ledger::{Applied, Field, Held, Ledger, Phase};
+use crate::session::ledger::{Applied, Field, Held, HeldMut, Ledger, Phase};
 use crate::session::messages::Wish;
 use crate::session::patch;
 use serde::{Deserialize, Serialize};
@@ -260,7 +260,7 @@ pub fn fold(ledger: &mut Ledger, line: &str) {
     let Some(mission_id) = line.mission_id else { return };
     match &*line.event {
         "bridge.dispatching" => {
-            let held = held_in_run(ledger, mission_id, line.run.unwrap_or(1));
+            let mut held = held_in_run(ledger, mission_id, line.run.unwrap_or(1));
             held.attempts = line.attempt.unwrap_or(1).saturating_sub(1);
             held.claim(line.ts);
         }
@@ -275,7 +275,7 @@ pub fn fold(ledger: &mut Ledger, line: &str) {
             }
         }
         other => {
-            let Some(held) = ledger.get_mut(&mission_id) else { return };
+            let Some(mut held) = ledger.get_mut(&mission_id) else { return };
             match other {
                 "bridge.unsent" => held.unsent(),
                 "bridge.assigned" => {
@@ -313,7 +313,7 @@ struct Read<'a> {
     missions: Option<Vec<Carried>>,
 }
 
-fn held_in_run(ledger: &mut Ledger, mission: MissionId, run: u32) -> &mut Held {
+fn held_in_run(ledger: &mut Ledger, mission: MissionId, run: u32) -> HeldMut<'_> {
     if ledger.get(mission.as_str()).is_none_or(|held| held.run != run) {
         ledger.insert(mission.clone(), Held::waiting(run));
     }
@@ -327,7 +327,7 @@ fn fold_event(ledger: &mut Ledger, mission: &MissionId, raw: &str) {
         let executor = envelope.executor_id.as_str().to_owned();
         ledger.insert(mission.clone(), Held::adopted(1, MissionState::Assigned, Some(executor)));
     }
-    if let Some(held) = ledger.get_mut(mission) {
+    if let Some(mut held) = ledger.get_mut(mission) {
         let _replayed: Applied =
             held.happened(event, Some(envelope.executor_id.as_str()), envelope.ts, digest(raw));
     }

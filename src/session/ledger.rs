@@ -14,7 +14,9 @@ use crate::domain::time::Timestamp;
 use crate::session::json::quoted;
 use crate::session::messages::Wish;
 use crate::session::patch;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 
 /// How many events are remembered per mission to tell a replay from news. The registry replays at most 50.
 const REMEMBERED_EVENTS: usize = 128;
@@ -77,6 +79,8 @@ pub struct Held {
     /// The states this run has been in, one bit each.
     pub(super) been: u16,
     seen: VecDeque<u64>,
+    /// Stands among the candidates of its ledger.
+    is_candidate: bool,
 }
 
 /// What an event did to a mission.
@@ -117,6 +121,7 @@ impl Held {
             ended_before: Timestamp::EPOCH,
             been: bit(MissionState::Queued),
             seen: VecDeque::new(),
+            is_candidate: false,
         }
     }
 
@@ -331,9 +336,75 @@ impl Held {
     pub fn requeue(&mut self, run: u32, history: String) {
         let seen = std::mem::take(&mut self.seen);
         let ended_before = if self.state.is_terminal() { self.state_since } else { self.ended_before };
-        *self = Self { ended_before, seen, ..Self::waiting(run) };
+        *self = Self { ended_before, seen, is_candidate: self.is_candidate, ..Self::waiting(run) };
         self.set("attempts", history);
         self.shown = None;
+    }
+}
+
+/// What is counted, so that nobody has to look at ten thousand missions to say how a session stands.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    waiting: usize,
+    claimed: usize,
+    accepted: usize,
+    ended: usize,
+    /// Candidates of which the file lacks something.
+    dirty: usize,
+}
+
+impl Tally {
+    fn of(&mut self, phase: Phase) -> &mut usize {
+        match phase {
+            Phase::Waiting => &mut self.waiting,
+            Phase::Claimed => &mut self.claimed,
+            Phase::Accepted => &mut self.accepted,
+            Phase::Ended => &mut self.ended,
+        }
+    }
+
+    fn add(&mut self, held: &Held) {
+        *self.of(held.phase) += 1;
+        self.dirty += usize::from(held.is_candidate && held.is_dirty());
+    }
+
+    fn subtract(&mut self, held: &Held) {
+        *self.of(held.phase) -= 1;
+        self.dirty -= usize::from(held.is_candidate && held.is_dirty());
+    }
+}
+
+/// One mission of a ledger that is being changed; it is counted again when it is let go.
+#[derive(Debug)]
+pub struct HeldMut<'l> {
+    held: &'l mut Held,
+    tally: &'l mut Tally,
+}
+
+impl<'l> HeldMut<'l> {
+    fn new(held: &'l mut Held, tally: &'l mut Tally) -> Self {
+        tally.subtract(held);
+        Self { held, tally }
+    }
+}
+
+impl Deref for HeldMut<'_> {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        self.held
+    }
+}
+
+impl DerefMut for HeldMut<'_> {
+    fn deref_mut(&mut self) -> &mut Held {
+        self.held
+    }
+}
+
+impl Drop for HeldMut<'_> {
+    fn drop(&mut self) {
+        self.tally.add(self.held);
     }
 }
 
@@ -341,7 +412,9 @@ impl Held {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     held: HashMap<MissionId, Held>,
-    dirty: HashSet<MissionId>,
+    /// What may have to be written; each stands here once, and says so itself.
+    candidates: Vec<MissionId>,
+    tally: Tally,
 }
 
 impl Ledger {
@@ -350,35 +423,54 @@ impl Ledger {
         self.held.get(mission)
     }
 
-    /// Returns what is known of `mission`, to change it. The mission counts as changed.
-    pub fn get_mut(&mut self, mission: &MissionId) -> Option<&mut Held> {
+    /// Returns what is known of `mission`, to change it. The mission becomes a candidate for writing.
+    pub fn get_mut(&mut self, mission: &MissionId) -> Option<HeldMut<'_>> {
         let held = self.held.get_mut(mission.as_str())?;
-        if !self.dirty.contains(mission) {
-            self.dirty.insert(mission.clone());
+        let mut held = HeldMut::new(held, &mut self.tally);
+        if !std::mem::replace(&mut held.is_candidate, true) {
+            self.candidates.push(mission.clone());
         }
         Some(held)
     }
 
     /// Returns what is known of `mission`, to change it without making it a candidate for writing.
-    pub fn get_quietly(&mut self, mission: &str) -> Option<&mut Held> {
-        self.held.get_mut(mission)
+    pub fn get_quietly(&mut self, mission: &str) -> Option<HeldMut<'_>> {
+        let held = self.held.get_mut(mission)?;
+        Some(HeldMut::new(held, &mut self.tally))
     }
 
     /// Makes `mission` a candidate for writing.
-    pub fn mark(&mut self, mission: MissionId) {
-        self.dirty.insert(mission);
+    pub fn mark(&mut self, mission: &MissionId) {
+        self.get_mut(mission);
     }
 
-    /// Adds or replaces what is known of `mission`.
-    pub fn insert(&mut self, mission: MissionId, held: Held) -> &mut Held {
-        self.dirty.insert(mission.clone());
-        self.held.entry(mission).insert_entry(held).into_mut()
+    /// Adds or replaces what is known of `mission`, which becomes a candidate for writing.
+    pub fn insert(&mut self, mission: MissionId, held: Held) -> HeldMut<'_> {
+        let mut slot = self.hold(mission);
+        *slot = Held { is_candidate: true, ..held };
+        slot
     }
 
-    /// Returns what is known of `mission`, to change it; a mission that was unknown waits in its first run.
-    pub fn hold(&mut self, mission: MissionId) -> &mut Held {
-        self.dirty.insert(mission.clone());
-        self.held.entry(mission).or_insert_with(|| Held::waiting(1))
+    /// Returns what is known of `mission`, to change it; a mission that was unknown waits in its first run. It becomes a
+    /// candidate for writing.
+    pub fn hold(&mut self, mission: MissionId) -> HeldMut<'_> {
+        let held = match self.held.entry(mission) {
+            Entry::Occupied(known) => {
+                if !known.get().is_candidate {
+                    self.candidates.push(known.key().clone());
+                }
+                known.into_mut()
+            }
+            Entry::Vacant(place) => {
+                self.candidates.push(place.key().clone());
+                let held = place.insert(Held::waiting(1));
+                self.tally.add(held);
+                held
+            }
+        };
+        let mut held = HeldMut::new(held, &mut self.tally);
+        held.is_candidate = true;
+        held
     }
 
     /// Returns every mission.
@@ -386,28 +478,40 @@ impl Ledger {
         self.held.iter()
     }
 
-    /// Returns the missions that changed since [`Ledger::settled`].
+    /// Returns the candidates for writing: what changed since [`Ledger::settled`].
     pub fn changed(&self) -> impl Iterator<Item = &MissionId> {
-        self.dirty.iter()
+        self.candidates.iter()
     }
 
     /// Says whether anything that changed is not in the file yet.
     pub fn is_dirty(&self) -> bool {
-        self.dirty.iter().any(|mission| self.held.get(mission).is_some_and(Held::is_dirty))
+        self.tally.dirty > 0
     }
 
-    /// Says whether any mission is in our or an executor's hands, or waits for something of ours.
+    /// Says whether any mission is in our or an executor's hands.
     pub fn is_live(&self) -> bool {
-        self.held.values().any(Held::is_live)
+        self.tally.claimed + self.tally.accepted > 0
+    }
+
+    /// Says whether a request of ours may be open.
+    pub fn is_claiming(&self) -> bool {
+        self.tally.claimed > 0
+    }
+
+    /// Says whether every mission has ended.
+    pub fn has_ended(&self) -> bool {
+        self.tally.ended == self.held.len()
     }
 
     /// The file now says everything.
     pub fn settled(&mut self) {
-        for mission in self.dirty.drain() {
+        for mission in self.candidates.drain(..) {
             if let Some(held) = self.held.get_mut(&mission) {
                 held.written();
+                held.is_candidate = false;
             }
         }
+        self.tally.dirty = 0;
     }
 
     /// Returns how many missions are known.

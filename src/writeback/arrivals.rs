@@ -27,7 +27,7 @@ impl Desk {
         match order {
             Order::Begin { .. } => {}
             Order::Assigned { key, executor, estimated_start, at } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
                 held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
                 self.progress_only = false;
                 if held.phase == Phase::Accepted {
@@ -35,6 +35,7 @@ impl Desk {
                     done.follow.push((key.mission.clone(), known));
                 }
                 let wish = held.wish.clone().filter(|_| held.phase == Phase::Accepted);
+                drop(held);
                 let mission_id = key.mission.clone();
                 Line::Assigned { ts: at, mission_id, executor_id: executor, estimated_start }.write(lines);
                 if let Some(wish) = wish {
@@ -42,7 +43,7 @@ impl Desk {
                 }
             }
             Order::Failed { key, reason, message, at } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
                 held.failed(&reason, &message, at);
                 done.unfollow.push(key.mission.clone());
                 self.progress_only = false;
@@ -50,7 +51,7 @@ impl Desk {
                 Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);
             }
             Order::Unsent { key } => {
-                let Some(held) = ledger.get_mut(&key.mission) else { return };
+                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
                 held.unsent();
                 Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
                 self.reoffer = true;
@@ -70,7 +71,7 @@ impl Desk {
         lines: &mut Vec<u8>,
         done: &mut Done,
     ) {
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let Some(mut held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
         if held.wish.as_ref() != Some(wish) || held.phase == Phase::Ended {
             return;
         }
@@ -106,7 +107,7 @@ impl Desk {
         else {
             return;
         };
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let Some(mut held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
         let executor = Some(executor_id.as_str());
         let applied = held.happened(event, executor, *ts, journal::digest(&frame.raw));
         if applied == Applied::Duplicate {
@@ -140,7 +141,7 @@ impl Desk {
                 self.take_event(&frame, lines, done);
             }
         }
-        let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
+        let Some(mut held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission)) else { return };
         let known = status.executor_id.clone();
         if held.phase == Phase::Claimed {
             held.assigned(known.as_ref().map(ExecutorId::as_str), None, clock::wall());
@@ -152,15 +153,19 @@ impl Desk {
             held.executor = Some(executor.as_str().to_owned());
             held.set("executorId", crate::session::json::quoted(executor.as_str()));
         }
-        if let Some(event) = unexplained(held, status)
-            && let Some(executor) =
-                known.or_else(|| held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok()))
-        {
-            let ts =
-                status.completed_at.or(status.updated_at).unwrap_or_else(clock::wall).max(held.state_since);
+        let executor = known.or_else(|| held.executor.as_deref().and_then(|id| ExecutorId::new(id).ok()));
+        let (event, since) = (unexplained(&held, status), held.state_since);
+        drop(held);
+        if let (Some(event), Some(executor)) = (event, executor) {
+            let ts = status.completed_at.or(status.updated_at).unwrap_or_else(clock::wall).max(since);
             let envelope = Envelope::mission(executor, mission.clone(), ts, event);
             let raw = Arc::from(encode_envelope(&envelope));
             self.take_event(&Frame { raw, envelope }, lines, done);
+            // The registry's clock may be ahead of the executor's, whose next event must not look late for that.
+            let held = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(mission));
+            if let Some(mut held) = held.filter(|held| !held.state.is_terminal()) {
+                held.state_since = since;
+            }
         }
     }
 }

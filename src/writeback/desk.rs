@@ -132,8 +132,8 @@ pub struct Room {
     pub store: Arc<SessionStore>,
     /// When the journal reaches the disk.
     pub fsync: FsyncPolicy,
-    /// To the dispatcher, who never keeps anybody waiting.
-    pub news: tokio::sync::mpsc::Sender<News>,
+    /// To the dispatcher, who never keeps anybody waiting: what belongs together goes together, and wakes it once.
+    pub news: tokio::sync::mpsc::Sender<Vec<News>>,
 }
 
 /// One session.
@@ -199,8 +199,8 @@ impl Desk {
             done.owed = Some(Owed::State);
             self.reoffer = true;
         }
-        for news in begun {
-            tell(room, news);
+        if !begun.is_empty() {
+            tell_all(room, begun);
         }
         // While the journal cannot be written, offering again would only go in circles.
         if done.write_error.is_none() && std::mem::take(&mut self.reoffer) {
@@ -221,8 +221,8 @@ impl Desk {
         if self.ledger.as_ref().is_some_and(Ledger::is_dirty) && done.owed.is_none() {
             done.owed = Some(if self.progress_only { Owed::Progress } else { Owed::State });
         }
-        let claimed = |ledger: &Ledger| ledger.iter().any(|(_, held)| held.phase == Phase::Claimed);
-        done.activity = if !self.offered.is_empty() || self.ledger.as_ref().is_some_and(claimed) {
+        let is_claiming = self.ledger.as_ref().is_some_and(Ledger::is_claiming);
+        done.activity = if !self.offered.is_empty() || is_claiming {
             Activity::Busy
         } else if self.is_idle() {
             Activity::Idle
@@ -233,8 +233,7 @@ impl Desk {
 
     /// Says whether nothing here is queued, live or waiting to be written.
     pub fn is_idle(&self) -> bool {
-        let busy =
-            |ledger: &Ledger| ledger.is_dirty() || ledger.iter().any(|(_, held)| held.phase != Phase::Ended);
+        let busy = |ledger: &Ledger| ledger.is_dirty() || !ledger.has_ended();
         self.offered.is_empty() && !self.ledger.as_ref().is_some_and(busy)
     }
 
@@ -482,10 +481,11 @@ impl Desk {
                 continue;
             }
             let at = clock::wall();
-            let held = ledger.hold(mission.clone());
+            let mut held = ledger.hold(mission.clone());
             held.claim(at);
             let idempotency_key = held.idempotency_key(mission);
             let (run, attempt) = (held.run, held.attempts);
+            drop(held);
             let line = Line::Dispatching {
                 ts: at,
                 mission_id: mission.clone(),
@@ -517,7 +517,7 @@ impl Desk {
     fn withdraw_claims(&mut self, begun: Vec<News>) -> Vec<News> {
         let withdraw = |news| match news {
             News::Begun { key, .. } => {
-                if let Some(held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(&key.mission)) {
+                if let Some(mut held) = self.ledger.as_mut().and_then(|ledger| ledger.get_mut(&key.mission)) {
                     held.unsent();
                 }
                 News::Skipped { key, why: "the journal cannot be written" }
@@ -589,6 +589,10 @@ impl Desk {
 
 /// The dispatcher never keeps anybody waiting; when it is gone, the bridge is ending.
 fn tell(room: &Room, news: News) {
+    tell_all(room, vec![news]);
+}
+
+fn tell_all(room: &Room, news: Vec<News>) {
     if room.news.blocking_send(news).is_err() {
         tracing::debug!("the dispatcher has ended");
     }
@@ -607,14 +611,14 @@ fn is_settled(mission: &MissionView<'_>) -> bool {
 
 /// A mission that is not sent after all waits to be offered again.
 fn release(ledger: &mut Ledger, mission: &MissionId) {
-    if let Some(held) = ledger.get_quietly(mission.as_str()) {
+    if let Some(mut held) = ledger.get_quietly(mission.as_str()) {
         held.release();
     }
 }
 
 /// A claimed mission that the file no longer wants: the claim goes.
 fn abandon(ledger: &mut Ledger, mission: &MissionId, said: Option<MissionState>, lines: &mut Vec<u8>) {
-    let Some(held) =
+    let Some(mut held) =
         ledger.get_mut(mission).filter(|held| matches!(held.phase, Phase::Waiting | Phase::Claimed))
     else {
         return;

@@ -163,11 +163,11 @@ pub fn reconcile(document: &Document, ledger: &mut Ledger, scope: Scope, at: Tim
         Scope::Changed => {
             let changed: Vec<MissionId> = ledger.changed().cloned().collect();
             for mission in changed {
-                if let (Some(view), Some(held)) =
+                if let (Some(view), Some(mut held)) =
                     (document.mission(mission.as_str()), ledger.get_quietly(mission.as_str()))
                 {
                     let said = view.string("status").and_then(|text| MissionState::parse(&text).ok());
-                    held.lacking |= settle(&view, &mission, held, said, &mut edits, &mut findings);
+                    held.lacking |= settle(&view, &mission, &mut held, said, &mut edits, &mut findings);
                 }
             }
         }
@@ -225,11 +225,11 @@ fn inspect(
             return;
         }
     }
-    if let Some(held) = ledger.get_quietly(&id)
-        && settle(&view, &mission, held, said, edits, findings)
-    {
+    let Some(mut held) = ledger.get_quietly(&id) else { return };
+    if settle(&view, &mission, &mut held, said, edits, findings) {
         held.lacking = true;
-        ledger.mark(mission);
+        drop(held);
+        ledger.mark(&mission);
     }
 }
 
@@ -505,7 +505,7 @@ fn begin_again(
 pub fn rebase(document: &Document, ledger: &mut Ledger) {
     let missions: Vec<MissionId> = ledger.iter().map(|(mission, _)| mission.clone()).collect();
     for mission in missions {
-        let (Some(view), Some(held)) =
+        let (Some(view), Some(mut held)) =
             (document.mission(mission.as_str()), ledger.get_quietly(mission.as_str()))
         else {
             continue;

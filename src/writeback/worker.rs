@@ -31,12 +31,20 @@ const DESKS_AT_WORK: usize = 24;
 /// After a write, a session rests this many times as long as the write took.
 const REST_FACTOR: u32 = 4;
 
-/// Writes shorter than this need no rest, unless more is certain to come.
+/// Writes shorter than this need no rest.
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
 
 /// While more missions of a session are on their way, it rests twice as long, and at least this long: claims wait while
-/// their file is written. A tenth of the second within which the file must agree with the registry.
-const REST_WHEN_BUSY: Duration = Duration::from_millis(100);
+/// their file is written. A quarter of the second within which the file must agree with the registry; when the last one
+/// is on its way, the file is written without this rest.
+const REST_WHEN_BUSY: Duration = Duration::from_millis(250);
+
+/// What became of requests is waited for this long while more of the session's are on their way, so that it goes into the
+/// journal together.
+const LINGER: Duration = Duration::from_millis(4);
+
+/// This many updates are worth a job of their own.
+const LINGER_FOR: usize = 16;
 
 /// Progress alone is written this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -123,7 +131,7 @@ pub struct Channels {
     /// From the streams, apart, so that they can be left waiting.
     pub happenings: mpsc::Receiver<Task>,
     /// From the dispatcher.
-    pub orders: mpsc::Receiver<Order>,
+    pub orders: mpsc::Receiver<Vec<Order>>,
     /// To the watcher.
     pub looked: mpsc::Sender<Looked>,
     /// To the streams.
@@ -141,12 +149,27 @@ struct Entry {
     desk: Option<Box<Desk>>,
     pending: Job,
     owed: Option<Owed>,
+    /// A write rests until then.
     write_at: Option<Instant>,
+    /// And until then while more is certain to come.
+    rest_when_busy_until: Option<Instant>,
+    lingers_until: Option<Instant>,
+    activity: Activity,
     last_write: Option<Instant>,
     used_at: Option<Instant>,
     problems: Box<[Problem]>,
     unreadable: Option<Box<Unreadable>>,
     write_error: Option<Box<str>>,
+}
+
+impl Entry {
+    /// Says whether the next job is worth waiting for.
+    fn may_linger(&self, now: Instant) -> bool {
+        let Job { look, begins, updates, .. } = &self.pending;
+        let few = !updates.is_empty() && updates.len() < LINGER_FOR;
+        let is_early = self.lingers_until.is_none_or(|until| now < until);
+        self.activity == Activity::Busy && few && begins.is_empty() && !look && is_early
+    }
 }
 
 struct Folder {
@@ -160,6 +183,7 @@ struct Folder {
     looked: VecDeque<Looked>,
     backlog: usize,
     first_sweep: FirstSweep,
+    is_ending: bool,
     written_bytes: u64,
     writes: u64,
 }
@@ -187,6 +211,7 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
         looked: VecDeque::new(),
         backlog: 0,
         first_sweep: FirstSweep::Awaited,
+        is_ending: false,
         written_bytes: 0,
         writes: 0,
     };
@@ -195,7 +220,7 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
     let mut was_idle = false;
     let mut orders_open = true;
     loop {
-        folder.start_work(draining.is_some());
+        folder.start_work();
         let idle = folder.is_idle();
         if draining.is_some() && folder.working.is_empty() && folder.line.is_empty() && !orders_open {
             break;
@@ -205,7 +230,8 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
             next_report = Instant::now() + Duration::from_millis(500);
             report.send_modify(|report| folder.report(report, idle));
         }
-        let wake = folder.timers.first().map(|(at, _)| *at);
+        let wake = folder.timers.first().map_or(next_report, |(at, _)| next_report.min(*at));
+        let wake = draining.map_or(wake, |end| end.min(wake));
         tokio::select! {
             biased;
             Some(finished) = folder.working.join_next(), if !folder.working.is_empty() => match finished {
@@ -215,10 +241,10 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
                     shutdown.start(crate::runtime::shutdown::Cause::Panic("desk"));
                 }
             },
-            order = orders.recv(), if orders_open => if let Some(order) = order {
-                folder.take_order(order);
-                while let Ok(order) = orders.try_recv() {
-                    folder.take_order(order);
+            arrived = orders.recv(), if orders_open => if let Some(arrived) = arrived {
+                arrived.into_iter().for_each(|order| folder.take_order(order));
+                while let Ok(more) = orders.try_recv() {
+                    more.into_iter().for_each(|order| folder.take_order(order));
                 }
             } else {
                 orders_open = false;
@@ -242,23 +268,21 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
                     room.send(first);
                 }
             }
-            () = sleep_until(wake) => folder.wake(Instant::now()),
-            () = tokio::time::sleep_until(next_report) => folder.let_go(Instant::now()),
-            () = sleep_until(draining) => {
-                tracing::warn!("not everything could be written back in time; the journal has it and the next start writes it");
-                break;
+            () = tokio::time::sleep_until(wake) => {
+                let now = Instant::now();
+                if draining.is_some_and(|end| end <= now) {
+                    tracing::warn!("not everything could be written back in time; the journal has it and the next start writes it");
+                    break;
+                }
+                folder.wake(now);
+                if next_report <= now {
+                    folder.let_go(now);
+                }
             }
         }
     }
     while folder.working.join_next().await.is_some() {}
     report.send_modify(|report| folder.report(report, true));
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl Folder {
@@ -342,6 +366,15 @@ impl Folder {
     fn queue(&mut self, session: &SessionId) {
         let Some(entry) = self.entries.get_mut(session) else { return };
         if !entry.busy && !entry.waiting_in_line {
+            let now = Instant::now();
+            if !self.is_ending && entry.may_linger(now) {
+                if entry.lingers_until.is_none() {
+                    entry.lingers_until = Some(now + LINGER);
+                    self.timers.insert((now + LINGER, session.clone()));
+                }
+                return;
+            }
+            entry.lingers_until = None;
             entry.waiting_in_line = true;
             // A claim is somebody's latency; a look may be one of ten thousand at the start.
             if entry.pending.begins.is_empty() && entry.pending.updates.is_empty() {
@@ -352,7 +385,7 @@ impl Folder {
         }
     }
 
-    fn start_work(&mut self, hurry: bool) {
+    fn start_work(&mut self) {
         while self.working.len() < DESKS_AT_WORK {
             let Some(session) = self.line.pop_front() else { break };
             let Some(entry) = self.entries.get_mut(&session) else { continue };
@@ -361,11 +394,18 @@ impl Folder {
             let mut job = std::mem::take(&mut entry.pending);
             job.recover = !std::mem::replace(&mut entry.recovered, true);
             self.backlog -= job.updates.len();
-            let resting = entry.write_at.is_some_and(|at| at > Instant::now());
+            let now = Instant::now();
+            let is_busy = entry.activity == Activity::Busy;
+            if is_busy && entry.owed.is_none() && entry.rest_when_busy_until.is_none_or(|at| at <= now) {
+                entry.rest_when_busy_until = Some(now + REST_WHEN_BUSY);
+            }
+            let resting = entry.write_at.is_some_and(|at| at > now)
+                || is_busy && entry.rest_when_busy_until.is_some_and(|at| at > now);
             let is_event = |update: &Update| matches!(update, Update::Event(_));
             let only_progress = entry.owed != Some(Owed::State) && job.updates.iter().all(is_event);
             let progress_is_early = entry.last_write.is_some_and(|at| at.elapsed() < PROGRESS_EVERY);
-            job.may_write = hurry || !(resting || only_progress && progress_is_early && is_quiet(&job));
+            job.may_write =
+                self.is_ending || !(resting || only_progress && progress_is_early && is_quiet(&job));
             let mut desk = entry.desk.take().unwrap_or_else(|| Box::new(Desk::new(session.clone())));
             let room = Arc::clone(&self.room);
             self.working.spawn_blocking(move || {
@@ -418,9 +458,8 @@ impl Folder {
             self.written_bytes += bytes;
             self.writes += 1;
             entry.last_write = Some(now);
-            let busy = done.activity == Activity::Busy;
-            let rest = if busy { (took * 2 * REST_FACTOR).max(REST_WHEN_BUSY) } else { took * REST_FACTOR };
-            entry.write_at = (busy || took > CHEAP_WRITE).then(|| now + rest);
+            entry.write_at = (took > CHEAP_WRITE).then(|| now + took * REST_FACTOR);
+            entry.rest_when_busy_until = Some(now + (took * 2 * REST_FACTOR).max(REST_WHEN_BUSY));
         }
         if let Some(error) = &done.write_error {
             if entry.write_error.is_none() {
@@ -434,9 +473,11 @@ impl Folder {
             entry.write_error = done.write_error.map(String::into_boxed_str);
         }
         entry.owed = done.owed;
+        entry.activity = done.activity;
         if let Some(owed) = done.owed {
             let progress = entry.last_write.map(|at| at + PROGRESS_EVERY).filter(|_| owed == Owed::Progress);
-            let at = entry.write_at.into_iter().chain(progress).max().unwrap_or(now);
+            let busy = entry.rest_when_busy_until.filter(|_| done.activity == Activity::Busy);
+            let at = entry.write_at.into_iter().chain(progress).chain(busy).max().unwrap_or(now);
             self.timers.insert((at, session.clone()));
         }
         if done.gone && entry.pending.is_nothing() {
@@ -457,7 +498,8 @@ impl Folder {
     fn wake(&mut self, now: Instant) {
         while let Some((at, session)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, session.clone()));
-            if self.entries.get(&session).is_some_and(|entry| entry.owed.is_some()) {
+            let has_work = |entry: &Entry| entry.owed.is_some() || !entry.pending.is_nothing();
+            if self.entries.get(&session).is_some_and(has_work) {
                 self.queue(&session);
             }
         }
@@ -465,10 +507,11 @@ impl Folder {
 
     /// Everything that is owed is written now, resting or not.
     fn hurry(&mut self) {
+        self.is_ending = true;
         let owing: Vec<SessionId> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.owed.is_some())
+            .filter(|(_, entry)| entry.owed.is_some() || !entry.pending.is_nothing())
             .map(|(session, _)| session.clone())
             .collect();
         for session in owing {
