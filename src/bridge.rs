@@ -44,6 +44,9 @@ pub const LOCK_FILE: &str = "bridge.lock";
 /// How often a folder that does not exist yet is looked for.
 const LOOK_FOR_FOLDER: Duration = Duration::from_millis(500);
 
+/// Why a mission does not move that the registry had accepted and does not know any more.
+const FORGOTTEN: &str = "the registry does not know it any more; if that lasts, queue it again or abort it";
+
 /// Everything must have been quiet for this long before `--once` ends.
 const QUIET: Duration = Duration::from_millis(600);
 
@@ -274,10 +277,7 @@ async fn carry_happenings(mut reports: mpsc::Receiver<following::Report>, tasks:
         let task = match report {
             following::Report::Event { frame } => folder::Task::Event(Box::new(frame)),
             following::Report::Snapshot { mission, status } => folder::Task::Known { mission, status },
-            following::Report::NotFound { mission } => {
-                tracing::debug!(mission.id = %mission, "the registry does not know this mission at the moment");
-                continue;
-            }
+            following::Report::NotFound { mission } => folder::Task::Forgotten(mission),
             following::Report::Executor { .. } => continue,
         };
         if tasks.send(task).await.is_err() {
@@ -363,6 +363,13 @@ impl Wired {
                     why: delay.why.clone(),
                     attempts: delay.attempts,
                 })
+                .chain(folder.forgotten.iter().map(|key| Delayed {
+                    session: key.session.to_string(),
+                    mission: key.mission.to_string(),
+                    until: None,
+                    why: FORGOTTEN.to_owned(),
+                    attempts: 0,
+                }))
                 .collect(),
             unreadable: folder
                 .unreadable

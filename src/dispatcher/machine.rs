@@ -315,14 +315,14 @@ impl Machine {
     #[must_use]
     pub fn on_begun(&mut self, key: MissionKey, dispatch: Dispatch, now: Now) -> Vec<Effect> {
         let Some(flight) = self.flights.get_mut(&key).filter(|f| f.stage == Stage::Beginning) else {
-            return vec![Effect::Tell(Order::Unsent { key })];
+            return vec![Effect::Tell(Order::Unsent { key, run: dispatch.run })];
         };
+        flight.run = dispatch.run;
+        flight.attempts = dispatch.attempt;
         if !self.gate.is_open() || self.closing {
             return self.return_to_queue(key);
         }
         self.beginning -= 1;
-        flight.run = dispatch.run;
-        flight.attempts = dispatch.attempt;
         if self.slots_used < self.config.max_in_flight && self.ready.is_empty() {
             return self.send(key, dispatch, now).into_iter().collect();
         }
@@ -372,7 +372,7 @@ impl Machine {
         let Some(flight) = self.flights.get_mut(&key).filter(|f| f.stage == Stage::Sending) else {
             return Vec::new();
         };
-        let attempts = flight.attempts;
+        let (run, attempts) = (flight.run, flight.attempts);
         let took = now.instant.saturating_duration_since(flight.sent);
         if matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. }) {
             self.pace = Some(self.pace.map_or(took, |pace| (pace * 7 + took) / 8));
@@ -381,7 +381,13 @@ impl Machine {
             Outcome::Accepted { executor, estimated_start } => {
                 let mut effects = self.answered(now);
                 self.end(&key);
-                effects.push(Effect::Tell(Order::Assigned { key, executor, estimated_start, at: now.wall }));
+                effects.push(Effect::Tell(Order::Assigned {
+                    key,
+                    run,
+                    executor,
+                    estimated_start,
+                    at: now.wall,
+                }));
                 effects
             }
             Outcome::Refused { status, retry_after, message } => {
@@ -389,7 +395,7 @@ impl Machine {
                 match judge(&self.config, status, attempts, retry_after, now) {
                     Verdict::Fail(reason) => {
                         self.end(&key);
-                        effects.push(Effect::Tell(Order::Failed { key, reason, message, at: now.wall }));
+                        effects.push(Effect::Tell(Order::Failed { key, run, reason, message, at: now.wall }));
                     }
                     Verdict::Again(delay) => self.wait(&key, delay, message, now),
                 }
@@ -403,6 +409,7 @@ impl Machine {
                         let reason = FailureReason::Unreachable;
                         effects.push(Effect::Tell(Order::Failed {
                             key,
+                            run,
                             reason,
                             message: cause,
                             at: now.wall,
@@ -438,6 +445,7 @@ impl Machine {
         let Some(flight) = self.flights.get_mut(&key).filter(|f| f.stage == Stage::Asking) else {
             return Vec::new();
         };
+        let run = flight.run;
         let age = now.wall.since(flight.sent_at);
         let grace = self.config.uncertain_grace;
         flight.asked = flight.asked.saturating_add(1);
@@ -451,6 +459,7 @@ impl Machine {
                 self.end(&key);
                 effects.push(Effect::Tell(Order::Assigned {
                     key,
+                    run,
                     executor,
                     estimated_start: None,
                     at: now.wall,
@@ -611,7 +620,9 @@ impl Machine {
 
     fn return_to_queue(&mut self, key: MissionKey) -> Vec<Effect> {
         self.release_slot(&key);
+        let mut run = 1;
         if let Some(flight) = self.flights.remove(&key) {
+            run = flight.run;
             let offer = Offer {
                 mission: key.mission.clone(),
                 priority: flight.priority,
@@ -620,7 +631,7 @@ impl Machine {
             };
             self.queue.put_back(&key.session, offer);
         }
-        vec![Effect::Tell(Order::Unsent { key })]
+        vec![Effect::Tell(Order::Unsent { key, run })]
     }
 }
 
@@ -914,7 +925,7 @@ mod tests {
                             *attempt += 1;
                             pending.extend(machine.on_begun(key, dispatch(*attempt), clock.now()));
                         }
-                        Effect::Tell(Order::Unsent { key }) => *attempts.entry(key).or_insert(1) -= 1,
+                        Effect::Tell(Order::Unsent { key, .. }) => *attempts.entry(key).or_insert(1) -= 1,
                         Effect::Tell(Order::Assigned { key, .. }) => prop_assert!(ended.insert(key)),
                         Effect::Tell(Order::Failed { key, .. }) => prop_assert!(ended.insert(key)),
                         Effect::Send { key, .. } => {

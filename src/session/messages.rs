@@ -131,6 +131,8 @@ pub enum Order {
     Assigned {
         /// Which mission.
         key: MissionKey,
+        /// Which life of the mission the request was for.
+        run: u32,
         /// The executor, when the answer named one.
         executor: Option<String>,
         /// The answer's estimate, when it had one.
@@ -142,6 +144,8 @@ pub enum Order {
     Failed {
         /// Which mission.
         key: MissionKey,
+        /// Which life of the mission the request was for.
+        run: u32,
         /// The word for programs.
         reason: FailureReason,
         /// The sentence for people.
@@ -153,6 +157,8 @@ pub enum Order {
     Unsent {
         /// Which mission.
         key: MissionKey,
+        /// Which life of the mission the request was for.
+        run: u32,
     },
     /// The registry's record of a mission.
     Known {

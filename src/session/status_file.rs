@@ -50,7 +50,7 @@ pub struct BridgeStatus {
     pub accepted: u64,
     /// Bytes written to `session.json` files since the start.
     pub written_bytes: u64,
-    /// Missions that were begun and are held up; at most 1,000.
+    /// Missions that were begun and are held up, and live ones that the registry does not know; at most 1,000 of each.
     pub delayed: Vec<Delayed>,
     /// Sessions whose file cannot be read; at most 1,000.
     pub unreadable: Vec<UnreadableSession>,

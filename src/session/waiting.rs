@@ -8,7 +8,7 @@
 //! |---|---|
 //! | unusable | what is wrong with it |
 //! | queued | session held · bridge gone · file unreadable or unwritable for it · registry away · held up · its turn |
-//! | assigned, running | bridge gone |
+//! | assigned, running | bridge gone · the registry does not know it any more |
 //! | `hitl_required` | answered and not delivered · question open |
 //! | paused, suspended | since when, and by whose word |
 //! | ended | – |
@@ -187,8 +187,10 @@ impl<'a> Surroundings<'a> {
         }
         match state? {
             MissionState::Queued => Some(self.queued(mission, around)),
-            MissionState::Assigned => Some(self.assigned(mission)),
-            MissionState::Running => self.unfollowed(),
+            MissionState::Assigned => {
+                Some(self.forgotten(mission, around).unwrap_or_else(|| self.assigned(mission)))
+            }
+            MissionState::Running => self.unfollowed().or_else(|| self.forgotten(mission, around)),
             MissionState::HitlRequired => Some(self.asked(mission)),
             MissionState::Paused => Some(self.paused(mission)),
             MissionState::Suspended => Some(self.suspended(mission)),
@@ -236,6 +238,13 @@ impl<'a> Surroundings<'a> {
             return self.held_up(delayed);
         }
         Reason::new(Cause::Turn, turn(status)).since(created(mission))
+    }
+
+    /// The registry accepted it and does not know it any more.
+    fn forgotten(&self, mission: &MissionView<'_>, around: Around<'_>) -> Option<Reason> {
+        let id = mission.string("id")?;
+        let delayed = self.running().and_then(|_| self.delayed.get(&(around.session, &*id)))?;
+        Some(self.held_up(delayed))
     }
 
     fn held_up(&self, delayed: &Delayed) -> Reason {

@@ -9,8 +9,8 @@ use crate::protocol::envelope::{Frame, encode_envelope};
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
 use crate::session::journal::{self, Line};
-use crate::session::ledger::{Applied, Held, Phase};
-use crate::session::messages::{Order, Steered, Wish};
+use crate::session::ledger::{Applied, Held, HeldMut, Ledger, Phase};
+use crate::session::messages::{MissionKey, Order, Steered, Wish};
 use std::sync::Arc;
 
 impl Desk {
@@ -26,8 +26,8 @@ impl Desk {
         let Some(ledger) = &mut self.ledger else { return };
         match order {
             Order::Begin { .. } => {}
-            Order::Assigned { key, executor, estimated_start, at } => {
-                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
+            Order::Assigned { key, run, executor, estimated_start, at } => {
+                let Some(mut held) = of_run(ledger, &key, run) else { return self.reoffer = true };
                 held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
                 self.progress_only = false;
                 if held.phase == Phase::Accepted {
@@ -42,16 +42,16 @@ impl Desk {
                     self.pass_on(room, key.mission, wish, lines);
                 }
             }
-            Order::Failed { key, reason, message, at } => {
-                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
+            Order::Failed { key, run, reason, message, at } => {
+                let Some(mut held) = of_run(ledger, &key, run) else { return self.reoffer = true };
                 held.failed(&reason, &message, at);
                 done.unfollow.push(key.mission.clone());
                 self.progress_only = false;
                 let reason = reason.as_str().to_owned();
                 Line::Failed { ts: at, mission_id: key.mission, reason, message }.write(lines);
             }
-            Order::Unsent { key } => {
-                let Some(mut held) = ledger.get_mut(&key.mission) else { return };
+            Order::Unsent { key, run } => {
+                let Some(mut held) = of_run(ledger, &key, run) else { return self.reoffer = true };
                 held.unsent();
                 Line::Unsent { ts: clock::wall(), mission_id: key.mission }.write(lines);
                 self.reoffer = true;
@@ -168,6 +168,17 @@ impl Desk {
             }
         }
     }
+}
+
+/// The mission, while it is in the run that the request was for. Queued again since then, it is another matter: the late
+/// answer says nothing of it, and it is offered again.
+fn of_run<'l>(ledger: &'l mut Ledger, key: &MissionKey, run: u32) -> Option<HeldMut<'l>> {
+    let held = ledger.get_mut(&key.mission)?;
+    if held.run != run {
+        tracing::debug!(session.id = %key.session, mission.id = %key.mission, run, "the answer to an earlier run comes late");
+        return None;
+    }
+    Some(held)
 }
 
 /// The event that would explain the registry's record where its recent events do not.

@@ -27,6 +27,7 @@ use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Wish};
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -261,7 +262,11 @@ impl Desk {
         let reading = match room.store.read(&self.session) {
             Ok(reading) => reading,
             Err(ReadError::Missing { .. }) => {
-                done.gone = self.ledger.as_ref().is_none_or(|ledger| !ledger.is_live());
+                let is_removed = !room.store.log_file(&self.session).parent().is_some_and(Path::is_dir);
+                done.gone = is_removed || self.ledger.as_ref().is_none_or(|ledger| !ledger.is_live());
+                if is_removed {
+                    self.leave(done);
+                }
                 self.document = None;
                 self.identity = None;
                 if !std::mem::take(&mut self.offered).is_empty() {
@@ -293,6 +298,19 @@ impl Desk {
             self.progress_only = false;
         }
         self.act_on(room, findings, Scope::Everything, lines, done);
+    }
+
+    /// The directory is gone, and the journal with it: whoever renamed it took both, and they go on under the new name.
+    fn leave(&mut self, done: &mut Done) {
+        let Some(ledger) = self.ledger.take() else { return };
+        let live = ledger.iter().filter(|(_, held)| held.is_live());
+        done.unfollow.extend(live.map(|(mission, _)| mission.clone()));
+        if !done.unfollow.is_empty() {
+            tracing::warn!(
+                session.id = %self.session, count = done.unfollow.len(),
+                "the session's directory is gone while missions of it are live; under a new name they are followed there"
+            );
+        }
     }
 
     /// What a whole document asks for, once it is in the ledger.

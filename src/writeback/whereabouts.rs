@@ -12,12 +12,14 @@ pub struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// `session` holds `mission`.
-    pub fn add(&mut self, mission: MissionId, session: &SessionId) {
+    /// `session` holds `mission`. Returns whether that is new.
+    pub fn add(&mut self, mission: MissionId, session: &SessionId) -> bool {
         let list = self.sessions.entry(mission).or_default();
-        if !list.contains(session) {
+        let is_new = !list.contains(session);
+        if is_new {
             list.push(session.clone());
         }
+        is_new
     }
 
     /// `session` no longer holds `mission`. Returns whether no session does.

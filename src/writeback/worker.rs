@@ -18,7 +18,7 @@ use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::shutdown::Shutdown;
 use crate::session::messages::{MissionKey, Order};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -82,6 +82,8 @@ pub enum Task {
         /// What it says.
         status: Box<MissionStatus>,
     },
+    /// The registry does not know a mission that it had accepted.
+    Forgotten(MissionId),
 }
 
 /// Whom to follow.
@@ -111,6 +113,8 @@ pub struct Report {
     pub unreadable: Vec<(SessionId, Unreadable)>,
     /// Missions that cannot be used: session, index, field, what is wrong.
     pub problems: Vec<(SessionId, usize, &'static str, String)>,
+    /// Live missions that the registry does not know, at most a thousand.
+    pub forgotten: Vec<MissionKey>,
     /// Files that cannot be written, with the reason.
     pub unwritable: Vec<(SessionId, String)>,
     /// Bytes of `session.json` written since the start.
@@ -179,6 +183,7 @@ struct Folder {
     working: JoinSet<(SessionId, Box<Desk>, Done, Duration)>,
     timers: BTreeSet<(Instant, SessionId)>,
     whereabouts: Whereabouts,
+    forgotten: HashSet<MissionId>,
     following: VecDeque<Following>,
     looked: VecDeque<Looked>,
     backlog: usize,
@@ -207,6 +212,7 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
         working: JoinSet::new(),
         timers: BTreeSet::new(),
         whereabouts: Whereabouts::default(),
+        forgotten: HashSet::new(),
         following: VecDeque::new(),
         looked: VecDeque::new(),
         backlog: 0,
@@ -292,6 +298,7 @@ impl Folder {
             Task::Swept { sessions } => self.swept(sessions),
             Task::Event(frame) => {
                 let Some(mission) = frame.envelope.mission_id.clone() else { return };
+                self.forgotten.remove(&mission);
                 let sessions = self.whereabouts.of(&mission).to_vec();
                 if sessions.is_empty() {
                     tracing::debug!(mission.id = %mission, event.kind = frame.envelope.name(), "event of a mission that is not ours");
@@ -301,8 +308,17 @@ impl Folder {
                 }
             }
             Task::Known { mission, status } => {
+                self.forgotten.remove(&mission);
                 for session in self.whereabouts.of(&mission).to_vec() {
                     self.update(&session, Update::Known(mission.clone(), status.clone()));
+                }
+            }
+            Task::Forgotten(mission) => {
+                if !self.whereabouts.of(&mission).is_empty() && self.forgotten.insert(mission.clone()) {
+                    tracing::warn!(
+                        mission.id = %mission,
+                        "the registry does not know this mission any more; if that lasts, queue it again or abort it"
+                    );
                 }
             }
         }
@@ -312,17 +328,28 @@ impl Folder {
         let (Order::Begin { key }
         | Order::Assigned { key, .. }
         | Order::Failed { key, .. }
-        | Order::Unsent { key }
+        | Order::Unsent { key, .. }
         | Order::Known { key, .. }
         | Order::Steered { key, .. }) = &order;
         let MissionKey { session, mission } = key.clone();
         if let Order::Begin { .. } = order {
             // Known before the request leaves: an event may overtake the answer.
-            self.whereabouts.add(mission.clone(), &session);
+            self.holds(&mission, &session);
             self.entries.entry(session.clone()).or_default().pending.begins.push(mission);
             self.queue(&session);
         } else {
             self.update(&session, Update::Order(order));
+        }
+    }
+
+    fn holds(&mut self, mission: &MissionId, session: &SessionId) {
+        if self.whereabouts.add(mission.clone(), session)
+            && let [other, _second] = self.whereabouts.of(mission)
+        {
+            tracing::warn!(
+                session.id = %session, mission.id = %mission, other = %other,
+                "two sessions have a live mission of this name; the registry tells them apart by name alone, so give each its own"
+            );
         }
     }
 
@@ -419,11 +446,12 @@ impl Folder {
     fn finished(&mut self, session: &SessionId, desk: Box<Desk>, done: Done, took: Duration) {
         let now = Instant::now();
         for (mission, executor) in done.follow {
-            self.whereabouts.add(mission.clone(), session);
+            self.holds(&mission, session);
             self.following.push_back(Following::Follow(mission, executor));
         }
         for mission in done.unfollow {
             if self.whereabouts.remove(&mission, session) {
+                self.forgotten.remove(&mission);
                 self.following.push_back(Following::Unfollow(mission));
             }
         }
@@ -551,6 +579,11 @@ impl Folder {
                 report.unwritable.push((session.clone(), error.to_owned()));
             }
         }
+        let key = |mission: &MissionId| {
+            let session = self.whereabouts.of(mission).first()?.clone();
+            Some(MissionKey { session, mission: mission.clone() })
+        };
+        report.forgotten = self.forgotten.iter().filter_map(key).take(LISTED).collect();
         report.written_bytes = self.written_bytes;
         report.writes = self.writes;
         report.first_sweep_done = self.first_sweep == FirstSweep::Done;
