@@ -25,7 +25,8 @@
 
 use super::queue::Queue;
 use super::reachability::Reachability;
-use super::{Config, OnNoExecutor, OnUnreachable};
+use super::verdict::{Verdict, judge};
+use super::{Config, OnUnreachable};
 use crate::domain::id::SessionId;
 use crate::domain::mission::{FailureReason, Priority};
 use crate::domain::time::{Now, Timestamp};
@@ -642,47 +643,6 @@ fn seed_of(key: &MissionKey) -> u64 {
     hasher.finish()
 }
 
-/// What a refusal means.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
-pub enum Verdict {
-    /// Never again.
-    Fail(FailureReason),
-    /// Again after this long.
-    Again(Duration),
-}
-
-/// Judges a refusal of attempt number `attempts`.
-pub fn judge(
-    config: &Config,
-    status: u16,
-    attempts: u32,
-    retry_after: Option<Duration>,
-    now: Now,
-) -> Verdict {
-    let last = match status {
-        408 | 425 | 429 => FailureReason::ClientError,
-        409 if retry_after.is_some() => FailureReason::IdempotencyConflict,
-        503 => FailureReason::NoExecutorAvailable,
-        400 => return Verdict::Fail(FailureReason::InvalidRequest),
-        401 | 403 => return Verdict::Fail(FailureReason::Unauthorized),
-        404 => return Verdict::Fail(FailureReason::ExecutorNotFound),
-        409 => return Verdict::Fail(FailureReason::IdempotencyConflict),
-        422 => return Verdict::Fail(FailureReason::IdempotencyKeyReused),
-        // A redirect or an informational status is no answer to a dispatch.
-        _ => match status / 100 {
-            5 => FailureReason::DispatchError,
-            4 => return Verdict::Fail(FailureReason::ClientError),
-            _ => return Verdict::Fail(FailureReason::DispatchError),
-        },
-    };
-    let held = status == 503 && config.on_no_executor == OnNoExecutor::Hold;
-    if attempts >= config.max_attempts && !held {
-        return Verdict::Fail(last);
-    }
-    Verdict::Again(config.retry.delay_after(attempts, retry_after, u64::from(attempts), now.instant))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -748,47 +708,6 @@ mod tests {
             retry_after: retry_after.map(Duration::from_secs),
             message: "no".to_owned(),
         }
-    }
-
-    #[test]
-    fn every_answer_is_judged_as_the_table_says() {
-        use FailureReason as R;
-        let (config, now) = (Config::default(), Clock::new().now());
-        let after = Some(Duration::from_secs(7));
-        for (status, reason) in [
-            (400, R::InvalidRequest),
-            (401, R::Unauthorized),
-            (403, R::Unauthorized),
-            (404, R::ExecutorNotFound),
-            (409, R::IdempotencyConflict),
-            (418, R::ClientError),
-            (422, R::IdempotencyKeyReused),
-            (302, R::DispatchError),
-        ] {
-            assert_eq!(judge(&config, status, 1, None, now), Verdict::Fail(reason), "{status}");
-        }
-        for (status, last) in [
-            (408, R::ClientError),
-            (425, R::ClientError),
-            (429, R::ClientError),
-            (500, R::DispatchError),
-            (503, R::NoExecutorAvailable),
-        ] {
-            assert_eq!(
-                judge(&config, status, 1, None, now),
-                Verdict::Again(Duration::from_millis(500)),
-                "{status}"
-            );
-            assert_eq!(
-                judge(&config, status, 2, after, now),
-                Verdict::Again(Duration::from_secs(7)),
-                "{status}"
-            );
-            assert_eq!(judge(&config, status, 5, after, now), Verdict::Fail(last), "{status}");
-        }
-        assert_eq!(judge(&config, 409, 1, after, now), Verdict::Again(Duration::from_secs(7)));
-        let hold = Config { on_no_executor: OnNoExecutor::Hold, ..Config::default() };
-        assert_eq!(judge(&hold, 503, 50, None, now), Verdict::Again(Duration::from_secs(30)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod machine;
 pub mod payload;
 pub mod queue;
 pub mod reachability;
+pub mod verdict;
 pub mod worker;
 
 use crate::domain::retry::RetryPolicy;

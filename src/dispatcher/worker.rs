@@ -144,9 +144,13 @@ pub async fn run(
             arrived = news.recv() => {
                 let Some(arrived) = arrived else { break };
                 let now = clock::now();
-                arrived.into_iter().for_each(|news| worker.hear(news, now));
+                for news in arrived {
+                    worker.hear(news, now);
+                }
                 while let Ok(more) = news.try_recv() {
-                    more.into_iter().for_each(|news| worker.hear(news, now));
+                    for news in more {
+                        worker.hear(news, now);
+                    }
                 }
             }
             () = sleep_until(wake) => {}

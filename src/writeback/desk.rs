@@ -9,7 +9,8 @@
 //!
 //! A desk is dropped when nothing in its session is queued or live, and made again from the journal when something is.
 
-use super::merge::{Findings, Problem, Scope, rebase, reconcile};
+use super::merge::{Findings, Problem, Scope, reconcile};
+use super::traces::rebase;
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::error::with_causes;
 use crate::domain::file::FileIdentity;

@@ -6,5 +6,6 @@
 pub mod arrivals;
 pub mod desk;
 pub mod merge;
+pub mod traces;
 pub mod whereabouts;
 pub mod worker;

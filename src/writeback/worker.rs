@@ -248,9 +248,13 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
                 }
             },
             arrived = orders.recv(), if orders_open => if let Some(arrived) = arrived {
-                arrived.into_iter().for_each(|order| folder.take_order(order));
+                for order in arrived {
+                    folder.take_order(order);
+                }
                 while let Ok(more) = orders.try_recv() {
-                    more.into_iter().for_each(|order| folder.take_order(order));
+                    for order in more {
+                        folder.take_order(order);
+                    }
                 }
             } else {
                 orders_open = false;
@@ -372,8 +376,7 @@ impl Folder {
         }
         let mut unseen: Vec<SessionId> = Vec::new();
         if self.entries.len() > sessions.len() || !first {
-            let seen: std::collections::HashSet<&SessionId> =
-                sessions.iter().map(|(session, _)| session).collect();
+            let seen: HashSet<&SessionId> = sessions.iter().map(|(session, _)| session).collect();
             unseen.extend(self.entries.keys().filter(|session| !seen.contains(session)).cloned());
         }
         for session in unseen {
