@@ -263,7 +263,7 @@ fn backlog(server: &Server, sessions: usize) {
     }
     fs::File::open(folder.path()).unwrap().sync_all().ok();
     server.forget();
-    let began = SystemTime::now();
+    let (began, started) = (SystemTime::now(), Instant::now());
     let in_flight = IN_FLIGHT.to_string();
     Bridge::start(folder.path(), server, &["--once", "--max-inflight", &in_flight]).wait();
     let files: Vec<PathBuf> =
@@ -276,11 +276,11 @@ fn backlog(server: &Server, sessions: usize) {
         final_bytes += text.len();
         assert!(!text.contains("\"queued\""), "{} is not written back", file.display());
     }
-    let mut sent = 0;
-    while server.arrivals.lock().unwrap().try_recv().is_ok() {
-        sent += 1;
-    }
-    assert_eq!(sent, MISSIONS);
+    let arrivals: Vec<Instant> =
+        server.arrivals.lock().unwrap().try_iter().map(|(arrived, _)| arrived).collect();
+    assert_eq!(arrivals.len(), MISSIONS);
+    let (first, last) =
+        (*arrivals.iter().min().unwrap() - started, *arrivals.iter().max().unwrap() - started);
     let status: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path().join("bridge-status.json")).unwrap()).unwrap();
     let written = status["writtenBytes"].as_u64().unwrap() as f64 / final_bytes as f64;
@@ -294,6 +294,7 @@ fn backlog(server: &Server, sessions: usize) {
         rate(took),
         100.0 * slower.as_secs_f64() / took.as_secs_f64()
     );
+    println!("  first request after {:.0} ms, last after {:.0} ms", ms(first), ms(last));
     println!(
         "  bare POSTs, {IN_FLIGHT} at a time         {:7.2} s  {:6.0}/s",
         posts.as_secs_f64(),

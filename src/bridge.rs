@@ -258,16 +258,20 @@ async fn carry_answers(mut answers: mpsc::Receiver<folder::Looked>, watcher: mps
 }
 
 async fn carry_following(
-    mut following: mpsc::Receiver<folder::Following>,
+    mut following: mpsc::Receiver<Vec<folder::Following>>,
     commands: mpsc::Sender<following::Command>,
 ) {
-    while let Some(wanted) = following.recv().await {
-        let command = match wanted {
-            folder::Following::Follow(mission, executor) => following::Command::Follow { mission, executor },
-            folder::Following::Unfollow(mission) => following::Command::Unfollow { mission },
-        };
-        if commands.send(command).await.is_err() {
-            return;
+    while let Some(all) = following.recv().await {
+        for wanted in all {
+            let command = match wanted {
+                folder::Following::Follow(mission, executor) => {
+                    following::Command::Follow { mission, executor }
+                }
+                folder::Following::Unfollow(mission) => following::Command::Unfollow { mission },
+            };
+            if commands.send(command).await.is_err() {
+                return;
+            }
         }
     }
 }

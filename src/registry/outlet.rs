@@ -26,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// Rounds that may wait for the writer. Full: the worker waits, its inbox fills, and senders wait.
 const QUEUE: usize = 64;
 
-/// Frames that may wait for one executor's line. Full: the line is too slow and is closed; a resync repairs the rest.
-pub(super) const LINE_QUEUE: usize = 256;
+/// Frames that may wait for one executor's line: a resync answers thousands of missions at once. Full: the line is too slow and
+/// is closed; the next resync repairs the rest.
+pub(super) const LINE_QUEUE: usize = 16_384;
 
 /// How often the write-ahead log is folded back while there is something new in it.
 const FOLD_EVERY: Duration = Duration::from_secs(1);

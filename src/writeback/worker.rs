@@ -35,9 +35,9 @@ const REST_FACTOR: u32 = 4;
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
 
 /// While more missions of a session are on their way, it rests twice as long, and at least this long: claims wait while
-/// their file is written. A quarter of the second within which the file must agree with the registry; when the last one
-/// is on its way, the file is written without this rest.
-const REST_WHEN_BUSY: Duration = Duration::from_millis(250);
+/// their file is written. Half of the second within which the file must agree with the registry; when the last one is on
+/// its way, the file is written without this rest.
+const REST_WHEN_BUSY: Duration = Duration::from_millis(500);
 
 /// What became of requests is waited for this long while more of the session's are on their way, so that it goes into the
 /// journal together.
@@ -139,7 +139,7 @@ pub struct Channels {
     /// To the watcher.
     pub looked: mpsc::Sender<Looked>,
     /// To the streams.
-    pub following: mpsc::Sender<Following>,
+    pub following: mpsc::Sender<Vec<Following>>,
     /// To whoever writes the status file.
     pub report: watch::Sender<Report>,
 }
@@ -184,7 +184,7 @@ struct Folder {
     timers: BTreeSet<(Instant, SessionId)>,
     whereabouts: Whereabouts,
     forgotten: HashSet<MissionId>,
-    following: VecDeque<Following>,
+    following: Vec<Following>,
     looked: VecDeque<Looked>,
     backlog: usize,
     first_sweep: FirstSweep,
@@ -213,7 +213,7 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
         timers: BTreeSet::new(),
         whereabouts: Whereabouts::default(),
         forgotten: HashSet::new(),
-        following: VecDeque::new(),
+        following: Vec::new(),
         looked: VecDeque::new(),
         backlog: 0,
         first_sweep: FirstSweep::Awaited,
@@ -269,13 +269,16 @@ pub async fn run(room: Room, channels: Channels, shutdown: Shutdown, drain: Dura
                 }
             }
             Ok(room) = following.reserve(), if !folder.following.is_empty() => {
-                if let Some(first) = folder.following.pop_front() {
-                    room.send(first);
-                }
+                room.send(std::mem::take(&mut folder.following));
             }
             Ok(room) = looked.reserve(), if !folder.looked.is_empty() => {
                 if let Some(first) = folder.looked.pop_front() {
                     room.send(first);
+                }
+                while !folder.looked.is_empty() && let Ok(room) = looked.try_reserve() {
+                    if let Some(next) = folder.looked.pop_front() {
+                        room.send(next);
+                    }
                 }
             }
             () = tokio::time::sleep_until(wake) => {
@@ -450,12 +453,12 @@ impl Folder {
         let now = Instant::now();
         for (mission, executor) in done.follow {
             self.holds(&mission, session);
-            self.following.push_back(Following::Follow(mission, executor));
+            self.following.push(Following::Follow(mission, executor));
         }
         for mission in done.unfollow {
             if self.whereabouts.remove(&mission, session) {
                 self.forgotten.remove(&mission);
-                self.following.push_back(Following::Unfollow(mission));
+                self.following.push(Following::Unfollow(mission));
             }
         }
         if let FirstSweep::Under { left } = &mut self.first_sweep {
