@@ -147,19 +147,14 @@ impl Http {
         let built = request
             .build()
             .map_err(|source| Failure::Unusable { url: without_query(source.url()), source })?;
-        let url = built.url().clone();
-        // For people; most requests need it not.
-        let url = || without_query(Some(&url));
-        let mut response = match self.client.execute(built).await {
-            Ok(response) => response,
-            Err(source) if source.is_connect() => {
-                return Err(Failure::Unreachable { url: url(), source: source.without_url() });
+        let mut response = self.client.execute(built).await.map_err(|source| {
+            let url = without_query(source.url());
+            match source {
+                source if source.is_connect() => Failure::Unreachable { url, source: source.without_url() },
+                source if source.is_builder() => Failure::Unusable { url, source: source.without_url() },
+                source => Failure::Uncertain { url, source: source.without_url() },
             }
-            Err(source) if source.is_builder() => {
-                return Err(Failure::Unusable { url: url(), source: source.without_url() });
-            }
-            Err(source) => return Err(Failure::Uncertain { url: url(), source: source.without_url() }),
-        };
+        })?;
         let status = response.status().as_u16();
         let retry_after =
             response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
@@ -176,7 +171,10 @@ impl Http {
                 Ok(None) => break,
                 // The status line is the answer to a refusal; half a success is no success.
                 Err(_cut) if status >= 400 => break,
-                Err(source) => return Err(Failure::Uncertain { url: url(), source: source.without_url() }),
+                Err(source) => {
+                    let url = without_query(Some(response.url()));
+                    return Err(Failure::Uncertain { url, source: source.without_url() });
+                }
             }
         }
         Ok(Answer { status, retry_after, body: body.freeze() })

@@ -40,11 +40,11 @@ const CHEAP_WRITE: Duration = Duration::from_millis(4);
 const REST_WHEN_BUSY: Duration = Duration::from_millis(500);
 
 /// What became of requests is waited for this long while more of the session's are on their way, so that it goes into the
-/// journal together.
-const LINGER: Duration = Duration::from_millis(4);
+/// journal together, or with the next claims. A bridge killed meanwhile asks the registry, as it does about open requests.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// This many updates are worth a job of their own.
-const LINGER_FOR: usize = 16;
+const LINGER_FOR: usize = 64;
 
 /// Progress alone is written this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
