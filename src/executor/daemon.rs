@@ -95,6 +95,14 @@ pub async fn run(
     let own_url = config.advertise.clone().unwrap_or_else(|| format!("http://{address}"));
     let tasks = Tasks::new(shutdown.clone());
     let (serve_url, on_shutdown) = (config.serve_url.clone(), config.on_shutdown);
+    let (found, has_default) = config.offer.found();
+    if !has_default {
+        tracing::warn!(
+            runtime = config.offer.default_runtime,
+            found,
+            "missions that name no runtime are refused, for this one is not installed; --runtime names another"
+        );
+    }
     let roster = Roster::new(Shared {
         orchestrator: Orchestrator::with_built_in().keep_everything(config.keep_everything),
         slots: Arc::new(Semaphore::new(config.max_concurrency)),

@@ -23,6 +23,14 @@ pub struct Offer {
     pub limits: Limits,
 }
 
+impl Offer {
+    /// Returns the names of the agents that are there, and whether the one for missions that ask for none is among them.
+    pub fn found(&self) -> (String, bool) {
+        let names: Vec<&str> = self.runtimes.iter().map(|runtime| runtime.name.as_str()).collect();
+        (names.join(", "), names.contains(&self.default_runtime.as_str()))
+    }
+}
+
 /// A dispatch, understood.
 #[derive(Debug, Clone)]
 pub struct MissionOrder {
@@ -105,10 +113,11 @@ impl Offer {
         let asked = metadata.get("runtime").and_then(Value::as_str).or_else(filtered);
         let asked = asked.unwrap_or(&self.default_runtime).trim_start_matches("runtime:");
         let name = if asked == "custom:shell" { "shell" } else { asked };
-        self.runtimes.iter().find(|runtime| runtime.name == name).cloned().ok_or_else(|| {
-            let known: Vec<&str> = self.runtimes.iter().map(|runtime| runtime.name.as_str()).collect();
-            OrderError::Runtime { asked: asked.to_owned(), known: known.join(", ") }
-        })
+        self.runtimes
+            .iter()
+            .find(|runtime| runtime.name == name)
+            .cloned()
+            .ok_or_else(|| OrderError::Runtime { asked: asked.to_owned(), known: self.found().0 })
     }
 
     fn limits(&self, metadata: &Value) -> Limits {
@@ -180,6 +189,15 @@ mod tests {
                 answer_within: None,
             },
         }
+    }
+
+    #[test]
+    fn a_default_that_is_not_installed_is_noticed() {
+        let mut offer = offer();
+        assert!(offer.found().1);
+        offer.runtimes.retain(|runtime| runtime.name != "shell");
+        let (found, has_default) = offer.found();
+        assert!(found.contains("codex") && !has_default, "{found}");
     }
 
     #[test]
