@@ -160,6 +160,8 @@ fn launch(program: &Path, profile: &Path, rules: &str, url: &str) -> tokio::proc
         ])
         .arg(format!("--host-resolver-rules={rules}"))
         .arg(format!("--user-data-dir={}", profile.display()))
+        // It leaves a directory there that it never removes.
+        .env("TMPDIR", profile)
         .arg("--remote-debugging-port=0")
         .arg(url)
         .process_group(0)
