@@ -524,3 +524,45 @@ impl Ledger {
         self.held.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    proptest! {
+        /// Whatever happens to whichever mission, the counts are those that looking at every mission gives.
+        #[test]
+        fn the_counts_are_those_of_a_recount(steps in proptest::collection::vec((0..4_u8, 0..9_u8), 0..80)) {
+            let mut ledger = Ledger::default();
+            let at = Timestamp::from_millis(1);
+            for (mission, step) in steps {
+                let mission = MissionId::new(format!("m{mission}")).unwrap();
+                match step {
+                    0 => ledger.hold(mission).claim(at),
+                    1 => drop(ledger.insert(mission, Held::adopted(1, MissionState::Running, None))),
+                    2 => ledger.settled(),
+                    3 => if let Some(mut held) = ledger.get_quietly(mission.as_str()) { held.unsent() },
+                    _ => if let Some(mut held) = ledger.get_mut(&mission) {
+                        match step {
+                            4 => held.assigned(Some("e"), None, at),
+                            5 => held.failed(&FailureReason::DispatchError, "no", at),
+                            6 => held.withdrawn(at),
+                            7 => held.requeue(2, "[]".to_owned()),
+                            _ => {}
+                        }
+                    }
+                }
+                let candidates: HashSet<MissionId> = ledger.changed().cloned().collect();
+                prop_assert_eq!(candidates.len(), ledger.changed().count());
+                let is_dirty = ledger.iter().any(|(id, held)| candidates.contains(id) && held.is_dirty());
+                let any = |phase| ledger.iter().any(|(_, held)| held.phase == phase);
+                prop_assert_eq!(ledger.is_dirty(), is_dirty);
+                prop_assert_eq!(ledger.is_claiming(), any(Phase::Claimed));
+                prop_assert_eq!(ledger.is_live(), any(Phase::Claimed) || any(Phase::Accepted));
+                prop_assert_eq!(ledger.has_ended(), ledger.iter().all(|(_, held)| held.phase == Phase::Ended));
+            }
+        }
+    }
+}

@@ -214,3 +214,60 @@ fn unexplained(held: &Held, status: &MissionStatus) -> Option<MissionEvent> {
         S::HitlRequired | S::Queued | S::Assigned => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fsync::FsyncPolicy;
+    use crate::domain::id::SessionId;
+    use crate::domain::time::Timestamp;
+    use crate::session::messages::News;
+    use crate::session::store::SessionStore;
+    use crate::writeback::desk::Job;
+    use std::fs;
+
+    #[test]
+    fn a_late_answer_of_an_earlier_run_leaves_the_next_one_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions/s/session.json");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let text = r#"{"id":"s","state":"active","missions":[{"id":"m","objective":"x","status":"queued"}]}"#;
+        fs::write(&file, text).unwrap();
+        let (news, mut heard) = tokio::sync::mpsc::channel(64);
+        let store = Arc::new(SessionStore::new(folder.path(), FsyncPolicy::Never));
+        let room = Room { store, fsync: FsyncPolicy::Never, news };
+        let session = SessionId::new("s").unwrap();
+        let mission = MissionId::new("m").unwrap();
+        let mut desk = Desk::new(session.clone());
+        let job = || Job { look: true, may_write: true, ..Job::default() };
+        desk.work(&room, job());
+        desk.work(&room, Job { begins: vec![mission.clone()], ..job() });
+        let executor = ExecutorId::new("0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11").unwrap();
+        let completed = MissionEvent::Completed {
+            exit_code: Some(0),
+            tokens_total: None,
+            summary: None,
+            artifacts: Vec::new(),
+        };
+        let at = Timestamp::from_millis(1_000_000);
+        let envelope = Envelope::mission(executor, mission.clone(), at, completed);
+        let frame = Box::new(Frame { raw: Arc::from(encode_envelope(&envelope)), envelope });
+        desk.work(&room, Job { updates: vec![Update::Event(frame)], ..job() });
+        let done = fs::read_to_string(&file).unwrap();
+        assert!(done.contains("\"done\""), "{done}");
+        fs::write(&file, done.replace("\"done\"", "\"queued\"")).unwrap();
+        desk.work(&room, job());
+        while heard.try_recv().is_ok() {}
+
+        let key = MissionKey { session, mission };
+        let late = Order::Assigned { key, run: 1, executor: None, estimated_start: None, at };
+        desk.work(&room, Job { updates: vec![Update::Order(late)], ..job() });
+        let held = desk.ledger.as_ref().unwrap().get("m").unwrap();
+        assert_eq!((held.run, held.phase), (2, Phase::Waiting));
+        let offered = heard.try_recv().unwrap();
+        assert!(
+            matches!(&offered[..], [News::Offers { missions, .. }] if missions.len() == 1),
+            "{offered:?}"
+        );
+    }
+}

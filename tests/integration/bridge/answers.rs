@@ -146,3 +146,22 @@ fn at_most_so_many_requests_are_open() {
     assert!(bridge.terminate().success());
     assert_eq!(registry.dispatches(), 4);
 }
+
+#[test]
+fn a_mission_that_the_registry_forgot_is_named_with_what_to_do() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::from_secs(600), ..AT_ONCE });
+    let folder = Watched::new();
+    let bridge = Daemon::bridge(folder.root(), &registry.url, &FAST);
+    folder.queue("s", 1);
+    ends_as(&folder, "s-0", "running");
+    registry.forget();
+    eventually("the status file to name it", PATIENCE, || {
+        let status = std::fs::read_to_string(folder.root().join("bridge-status.json")).ok()?;
+        let status: Value = serde_json::from_str(&status).ok()?;
+        let why = status["delayed"][0]["why"].as_str()?;
+        (status["delayed"][0]["mission"] == "s-0" && why.contains("does not know")).then_some(())
+    });
+    assert!(bridge.said().contains("queue it again or abort it"));
+    folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
+    ends_as(&folder, "s-0", "aborted");
+}

@@ -102,6 +102,11 @@ impl Registry {
         self.shared.counts.lock().unwrap().runs.clone()
     }
 
+    /// Forgets every mission, as a registry does that keeps nothing and was started again.
+    pub(crate) fn forget(&self) {
+        self.shared.counts.lock().unwrap().started.clear();
+    }
+
     pub(crate) fn dispatches(&self) -> usize {
         self.shared.counts.lock().unwrap().dispatches
     }
