@@ -36,7 +36,7 @@ use crate::{dispatcher::worker as dispatch, watcher::worker as watch_worker};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// The lock that keeps a second bridge off the folder.
 pub const LOCK_FILE: &str = "bridge.lock";
@@ -49,6 +49,9 @@ const FORGOTTEN: &str = "the registry does not know it any more; if that lasts, 
 
 /// Everything must have been quiet for this long before `--once` ends.
 const QUIET: Duration = Duration::from_millis(600);
+
+/// Journals of busy sessions that are kept open: an eighth of the open files that a shell commonly allows.
+const JOURNALS_KEPT_OPEN: usize = 128;
 
 /// Settings of the bridge.
 #[derive(Debug, Clone)]
@@ -181,7 +184,8 @@ fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -
 
     let store = Arc::new(store);
     tasks.spawn("intake", intake::worker::run(config.intake, Arc::clone(&store), dropped, shutdown.clone()));
-    let room = Room { store, fsync: config.fsync, news };
+    let open_journals = Arc::new(Semaphore::new(JOURNALS_KEPT_OPEN));
+    let room = Room { store, fsync: config.fsync, open_journals, news };
     let channels = folder::Channels {
         tasks: folder_inbox,
         happenings: happened,

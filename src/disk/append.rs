@@ -11,24 +11,29 @@ use std::path::{Path, PathBuf};
 use super::atomic;
 use super::fsync::FsyncPolicy;
 use super::identity;
+use crate::domain::file::FileIdentity;
 
 /// A file that lines are appended to. It is opened when first needed, and again when another one has its name.
 #[derive(Debug)]
 pub struct LineFile {
     path: PathBuf,
     policy: FsyncPolicy,
-    file: Option<File>,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    device: u64,
+    inode: u64,
+    /// Its size after our last append, which ended a line; nothing when that is not certain.
+    ended_at: Option<u64>,
 }
 
 impl LineFile {
     /// Names a file; opens nothing yet.
     pub fn new(path: impl Into<PathBuf>, policy: FsyncPolicy) -> Self {
-        Self { path: path.into(), policy, file: None }
-    }
-
-    /// Returns the file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Self { path: path.into(), policy, open: None }
     }
 
     /// Appends lines in one write; each gets its newline here. Under `Always` they are on disk afterwards, under
@@ -46,12 +51,14 @@ impl LineFile {
             return Ok(());
         }
         let policy = self.policy;
-        let file = self.current()?;
-        if !ends_a_line(file)? {
+        let (open, size) = self.current()?;
+        // When nobody else has appended, the last line is ours and whole.
+        if open.ended_at.take() != Some(size) && !ends_a_line(&open.file, size)? {
             text.insert(0, '\n');
         }
-        file.write_all(text.as_bytes())?;
-        if policy == FsyncPolicy::Always { file.sync_data() } else { Ok(()) }
+        open.file.write_all(text.as_bytes())?;
+        open.ended_at = u64::try_from(text.len()).ok().map(|length| size + length);
+        if policy == FsyncPolicy::Always { open.file.sync_data() } else { Ok(()) }
     }
 
     /// Waits until all that was appended is on disk, unless the policy is `Never`.
@@ -59,58 +66,33 @@ impl LineFile {
     /// # Errors
     /// What `fdatasync` says.
     pub fn sync(&mut self) -> io::Result<()> {
-        match (&self.file, self.policy) {
-            (Some(file), FsyncPolicy::Always | FsyncPolicy::Batch) => file.sync_data(),
+        match (&self.open, self.policy) {
+            (Some(open), FsyncPolicy::Always | FsyncPolicy::Batch) => open.file.sync_data(),
             (Some(_) | None, _) => Ok(()),
         }
     }
 
-    /// Returns the size in bytes; zero when there is no file.
-    ///
-    /// # Errors
-    /// What `stat` says.
-    pub fn size_bytes(&self) -> io::Result<u64> {
-        Ok(identity::of_path(&self.path)?.map_or(0, |identity| identity.size_bytes))
-    }
-
-    /// Moves the file to `name` beside it; the next append starts a new one. Refused when that name is taken.
-    ///
-    /// # Errors
-    /// What `link` and `unlink` say.
-    pub fn rotate(&mut self, name: &str) -> io::Result<PathBuf> {
-        self.sync()?;
-        let (directory, _) = atomic::split(&self.path)?;
-        let target = directory.join(name);
-        atomic::rename_new(&self.path, &target)?;
-        self.file = None;
-        self.policy.sync_directory(directory)?;
-        Ok(target)
-    }
-
-    fn current(&mut self) -> io::Result<&mut File> {
+    /// The file that has the name now, and its size.
+    fn current(&mut self) -> io::Result<(&mut Open, u64)> {
         let there = identity::of_path(&self.path)?;
-        let ours = self.file.as_ref().map(identity::of_file).transpose()?;
-        let place = |identity: &crate::domain::file::FileIdentity| (identity.device, identity.inode);
-        if ours.is_none() || ours.as_ref().map(place) != there.as_ref().map(place) {
-            self.file = None;
+        let is_it = |open: &Open| {
+            there.as_ref().is_some_and(|there| (there.device, there.inode) == (open.device, open.inode))
+        };
+        if let (Some(open), Some(there)) = (self.open.take().filter(is_it), there) {
+            return Ok((self.open.insert(open), there.size_bytes));
         }
-        match &mut self.file {
-            Some(file) => Ok(file),
-            slot => {
-                let mut options = OpenOptions::new();
-                options.read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW);
-                let file = options.open(&self.path)?;
-                if there.is_none() {
-                    self.policy.sync_directory(atomic::split(&self.path)?.0)?;
-                }
-                Ok(slot.insert(file))
-            }
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(&self.path)?;
+        if there.is_none() {
+            self.policy.sync_directory(atomic::split(&self.path)?.0)?;
         }
+        let FileIdentity { device, inode, size_bytes, .. } = identity::of_file(&file)?;
+        Ok((self.open.insert(Open { file, device, inode, ended_at: None }), size_bytes))
     }
 }
 
-fn ends_a_line(file: &File) -> io::Result<bool> {
-    let size = file.metadata()?.len();
+fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {
     let mut last = [b'\n'];
     if size > 0 {
         file.read_at(&mut last, size - 1)?;
@@ -118,58 +100,27 @@ fn ends_a_line(file: &File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// The end of a line file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tail {
-    /// Whole lines, oldest first, without their newlines; empty ones left out. What is not UTF-8 is replaced.
-    pub lines: Vec<String>,
-    /// Where the first of them starts, in bytes.
-    pub starts_at: u64,
-    /// Where reading ended: what is appended from here on is new.
-    pub ends_at: u64,
-    /// The file's last line was without a newline, and is not among `lines`.
-    pub is_torn: bool,
-}
-
-/// Reads the whole lines among the last `limit_bytes` of a file; a missing file has none.
+/// Reads the whole lines among the last `limit_bytes` of a file, oldest first, without their newlines; a missing file has
+/// none. What is not UTF-8 is replaced; a line that is unfinished, or that begins before, is left out.
 ///
 /// # Errors
 /// What the file system says.
-pub fn tail(path: &Path, limit_bytes: u64) -> io::Result<Tail> {
-    let size = identity::of_path(path)?.map_or(0, |identity| identity.size_bytes);
-    lines_from(path, size.saturating_sub(limit_bytes), limit_bytes)
-}
-
-/// Reads the whole lines from an offset on, at most `limit_bytes` of them; a missing file has none.
-///
-/// When `from` is inside a line, that line is left out.
-///
-/// # Errors
-/// What the file system says.
-pub fn lines_from(path: &Path, from: u64, limit_bytes: u64) -> io::Result<Tail> {
+pub fn tail(path: &Path, limit_bytes: u64) -> io::Result<Vec<String>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Tail::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut before = [b'\n'];
-    if from > 0 {
-        file.read_at(&mut before, from - 1)?;
-    }
+    let from = file.metadata()?.len().saturating_sub(limit_bytes);
+    let begins_a_line = from == 0 || ends_a_line(&file, from)?;
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.take(limit_bytes).read_to_end(&mut bytes)?;
-    let length = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let end = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |newline| newline + 1);
-    let is_torn = end < bytes.len();
-    bytes.truncate(end);
-    let start = match bytes.iter().position(|&b| b == b'\n') {
-        Some(newline) if before != *b"\n" => newline + 1,
-        Some(_) | None => 0,
-    };
-    let lines = bytes[start..].split(|&b| b == b'\n').filter(|line| !line.is_empty());
-    let lines = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    Ok(Tail { lines, starts_at: from + length(start), ends_at: from + length(end), is_torn })
+    let newline = |byte: &u8| *byte == b'\n';
+    let end = bytes.iter().rposition(newline).map_or(0, |at| at + 1);
+    let start = if begins_a_line { 0 } else { bytes.iter().position(newline).map_or(end, |at| at + 1) };
+    let lines = bytes[start..end].split(newline).filter(|line| !line.is_empty());
+    Ok(lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect())
 }
 
 #[cfg(test)]
@@ -184,11 +135,14 @@ mod tests {
         let mut log = LineFile::new(&path, FsyncPolicy::Always);
         log.append(["one"]).unwrap();
         fs::write(&path, "one\ntw").unwrap();
-        let torn = tail(&path, 100).unwrap();
-        assert_eq!((torn.lines.as_slice(), torn.is_torn, torn.ends_at), (&["one".to_owned()][..], true, 4));
+        assert_eq!(tail(&path, 100).unwrap(), ["one"]);
         log.append(["three", "four"]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nthree\nfour\n");
-        assert_eq!(lines_from(&path, torn.ends_at, 100).unwrap().lines, ["tw", "three", "four"]);
+        let mut other = LineFile::new(&path, FsyncPolicy::Never);
+        other.append(["five"]).unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"si").unwrap();
+        log.append(["seven"]).unwrap();
+        assert_eq!(tail(&path, 100).unwrap(), ["one", "tw", "three", "four", "five", "si", "seven"]);
     }
 
     #[test]
@@ -196,26 +150,46 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "first\nsecond\nthird\n").unwrap();
-        let found = tail(&path, 9).unwrap();
-        assert_eq!((found.lines, found.starts_at), (vec!["third".to_owned()], 13));
-        assert_eq!(tail(&path, 6).unwrap().lines, ["third"]);
-        assert_eq!(tail(&directory.path().join("none"), 6).unwrap(), Tail::default());
+        assert_eq!(tail(&path, 9).unwrap(), ["third"]);
+        assert_eq!(tail(&path, 6).unwrap(), ["third"]);
+        assert_eq!(tail(&path, 5).unwrap(), [""; 0]);
+        assert_eq!(tail(&directory.path().join("none"), 6).unwrap(), [""; 0]);
     }
 
     #[test]
-    fn after_a_rotation_lines_go_to_the_new_file() {
+    #[expect(clippy::disallowed_methods, reason = "another program renames as it likes")]
+    fn a_file_that_has_gone_or_was_replaced_is_opened_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let (mut ours, mut theirs) =
-            (LineFile::new(&path, FsyncPolicy::Batch), LineFile::new(&path, FsyncPolicy::Batch));
-        ours.append(["one"]).unwrap();
-        theirs.append(["two"]).unwrap();
-        let old = ours.rotate("log.1").unwrap();
-        theirs.append(["three"]).unwrap();
-        ours.append(["four"]).unwrap();
-        assert_eq!(fs::read_to_string(old).unwrap(), "one\ntwo\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "three\nfour\n");
-        assert_eq!(ours.size_bytes().unwrap(), 11);
-        ours.rotate("log.1").unwrap_err();
+        let mut log = LineFile::new(&path, FsyncPolicy::Batch);
+        log.append(["one"]).unwrap();
+        fs::rename(&path, directory.path().join("log.1")).unwrap();
+        log.append(["two"]).unwrap();
+        fs::write(directory.path().join("new"), "other\n").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        log.append(["three"]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(tail(&path, 100).unwrap(), ["other", "three"]);
+        assert_eq!(tail(&directory.path().join("log.1"), 100).unwrap(), ["one"]);
+    }
+
+    #[test]
+    fn writers_in_many_threads_do_not_mix() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let mut log = LineFile::new(path, FsyncPolicy::Never);
+                    for n in 0..200 {
+                        log.append([format!("{writer} {n} {}", "x".repeat(200)).as_str()]).unwrap();
+                    }
+                });
+            }
+        });
+        let lines = tail(&path, u64::MAX).unwrap();
+        assert_eq!(lines.len(), 1600);
+        assert!(lines.iter().all(|line| line.len() > 200 && line.ends_with(&"x".repeat(200))));
     }
 }

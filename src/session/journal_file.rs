@@ -3,11 +3,12 @@
 use crate::disk::append::{LineFile, tail};
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
+use crate::disk::identity;
 use crate::domain::time::Timestamp;
 use crate::session::journal::{self, Line};
 use crate::session::ledger::Ledger;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The journal is rotated above this size, in bytes. 64 MiB is read back in well under a second.
 pub const ROTATE_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
@@ -18,20 +19,34 @@ pub const ROTATE_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
 /// What the file system says.
 pub fn read(path: &Path) -> io::Result<Ledger> {
     let mut ledger = Ledger::default();
-    for line in &tail(path, ROTATE_ABOVE_BYTES * 2)?.lines {
+    for line in &tail(path, ROTATE_ABOVE_BYTES * 2)? {
         journal::fold(&mut ledger, line);
     }
     Ok(ledger)
 }
 
-/// Appends whole lines with one write, flushed by `policy`.
-///
-/// # Errors
-/// What the file system says; a torn line is healed by the next append.
-pub fn append(path: &Path, lines: &[u8], policy: FsyncPolicy) -> io::Result<()> {
-    match std::str::from_utf8(lines) {
-        Ok(text) => LineFile::new(path, policy).append(text.lines()),
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+/// A session's journal, for those who write to it.
+#[derive(Debug)]
+pub struct Journal {
+    file: LineFile,
+}
+
+impl Journal {
+    /// Names a journal; the file is opened by the first append.
+    pub fn new(path: impl Into<PathBuf>, policy: FsyncPolicy) -> Self {
+        Self { file: LineFile::new(path, policy) }
+    }
+
+    /// Appends whole lines with one write. Those that are to be `durable` are on disk on return, unless the policy is
+    /// `Never`.
+    ///
+    /// # Errors
+    /// What the file system says; a torn line is healed by the next append.
+    pub fn append(&mut self, lines: &[u8], durable: bool) -> io::Result<()> {
+        let text =
+            std::str::from_utf8(lines).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.file.append(text.lines())?;
+        if durable { self.file.sync() } else { Ok(()) }
     }
 }
 
@@ -44,7 +59,7 @@ pub fn append(path: &Path, lines: &[u8], policy: FsyncPolicy) -> io::Result<()> 
 /// # Errors
 /// What the file system says; the journal is then as it was.
 pub fn rotate(path: &Path, ledger: &Ledger, at: Timestamp, policy: FsyncPolicy) -> io::Result<bool> {
-    let size_bytes = LineFile::new(path, policy).size_bytes()?;
+    let size_bytes = identity::of_path(path)?.map_or(0, |identity| identity.size_bytes);
     if size_bytes <= ROTATE_ABOVE_BYTES {
         return Ok(false);
     }
@@ -81,13 +96,10 @@ mod tests {
         let executor_id = Some("e".to_owned());
         Line::Assigned { ts, mission_id: id("m-2"), executor_id, estimated_start: None }.write(&mut lines);
         Line::Unsent { ts, mission_id: id("m-3") }.write(&mut lines);
-        append(&path, &lines, FsyncPolicy::Batch).unwrap();
-        append(
-            &path,
-            b"{\"event\":\"somebody.else\",\"ts\":1}\nnot json\n{\"event\":\"bridge.assi",
-            FsyncPolicy::Never,
-        )
-        .unwrap();
+        let mut journal = Journal::new(&path, FsyncPolicy::Batch);
+        journal.append(&lines, true).unwrap();
+        let torn = b"{\"event\":\"somebody.else\",\"ts\":1}\nnot json\n{\"event\":\"bridge.assi";
+        journal.append(torn, false).unwrap();
         let ledger = read(&path).unwrap();
         assert_eq!(ledger.get("m-1").unwrap().phase, Phase::Claimed);
         assert_eq!(ledger.get("m-2").unwrap().state, MissionState::Assigned);
@@ -108,7 +120,7 @@ mod tests {
         }
         Line::Assigned { ts, mission_id: id("m-2"), executor_id: None, estimated_start: None }
             .write(&mut lines);
-        append(&path, &lines, FsyncPolicy::Never).unwrap();
+        Journal::new(&path, FsyncPolicy::Never).append(&lines, false).unwrap();
         let before = read(&path).unwrap();
         assert!(!rotate(&path, &before, ts, FsyncPolicy::Never).unwrap(), "too small to rotate");
         std::fs::OpenOptions::new()

@@ -493,9 +493,9 @@ impl Ledger {
         self.tally.claimed + self.tally.accepted > 0
     }
 
-    /// Says whether a request of ours may be open.
-    pub fn is_claiming(&self) -> bool {
-        self.tally.claimed > 0
+    /// Returns how many missions are claimed: a request of each may be open.
+    pub fn claimed(&self) -> usize {
+        self.tally.claimed
     }
 
     /// Says whether every mission has ended.
@@ -559,7 +559,8 @@ mod tests {
                 let is_dirty = ledger.iter().any(|(id, held)| candidates.contains(id) && held.is_dirty());
                 let any = |phase| ledger.iter().any(|(_, held)| held.phase == phase);
                 prop_assert_eq!(ledger.is_dirty(), is_dirty);
-                prop_assert_eq!(ledger.is_claiming(), any(Phase::Claimed));
+                let claimed = ledger.iter().filter(|(_, held)| held.phase == Phase::Claimed).count();
+                prop_assert_eq!(ledger.claimed(), claimed);
                 prop_assert_eq!(ledger.is_live(), any(Phase::Claimed) || any(Phase::Accepted));
                 prop_assert_eq!(ledger.has_ended(), ledger.iter().all(|(_, held)| held.phase == Phase::Ended));
             }

@@ -235,7 +235,8 @@ mod tests {
         fs::write(&file, text).unwrap();
         let (news, mut heard) = tokio::sync::mpsc::channel(64);
         let store = Arc::new(SessionStore::new(folder.path(), FsyncPolicy::Never));
-        let room = Room { store, fsync: FsyncPolicy::Never, news };
+        let open_journals = Arc::new(tokio::sync::Semaphore::new(1));
+        let room = Room { store, fsync: FsyncPolicy::Never, open_journals, news };
         let session = SessionId::new("s").unwrap();
         let mission = MissionId::new("m").unwrap();
         let mut desk = Desk::new(session.clone());

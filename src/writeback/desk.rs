@@ -22,7 +22,7 @@ use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
 use crate::session::document::{Document, MissionView};
 use crate::session::journal::Line;
-use crate::session::journal_file;
+use crate::session::journal_file::{self, Journal};
 use crate::session::ledger::{Ledger, Phase};
 use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Wish};
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
@@ -31,6 +31,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The same complaint about one session is not repeated sooner.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -104,6 +105,8 @@ pub struct Done {
     pub write_error: Option<String>,
     /// What is going on in the session.
     pub activity: Activity,
+    /// Missions that are offered or claimed: of each of them something will be heard.
+    pub on_their_way: usize,
 }
 
 /// What is going on in a session.
@@ -134,6 +137,8 @@ pub struct Room {
     pub store: Arc<SessionStore>,
     /// When the journal reaches the disk.
     pub fsync: FsyncPolicy,
+    /// How many journals may stay open while their sessions are busy; the others are opened for each append.
+    pub open_journals: Arc<Semaphore>,
     /// To the dispatcher, who never keeps anybody waiting: what belongs together goes together, and wakes it once.
     pub news: tokio::sync::mpsc::Sender<Vec<News>>,
 }
@@ -147,6 +152,8 @@ pub struct Desk {
     identity: Option<FileIdentity>,
     /// What the dispatcher was offered and has not begun.
     offered: HashSet<MissionId>,
+    /// Kept open while the session is busy, if it got one of the permits.
+    journal: Option<(Journal, OwnedSemaphorePermit)>,
     /// A mission came back unsent: an offer that left meanwhile does not have it.
     pub(super) reoffer: bool,
     pub(super) progress_only: bool,
@@ -165,6 +172,7 @@ impl Desk {
             document: None,
             identity: None,
             offered: HashSet::new(),
+            journal: None,
             reoffer: false,
             progress_only: true,
             urgent: false,
@@ -213,6 +221,9 @@ impl Desk {
             self.write(room, &mut done);
         }
         self.sum_up(&mut done);
+        if done.activity != Activity::Busy {
+            self.journal = None;
+        }
         done
     }
 
@@ -223,8 +234,8 @@ impl Desk {
         if self.ledger.as_ref().is_some_and(Ledger::is_dirty) && done.owed.is_none() {
             done.owed = Some(if self.progress_only { Owed::Progress } else { Owed::State });
         }
-        let is_claiming = self.ledger.as_ref().is_some_and(Ledger::is_claiming);
-        done.activity = if !self.offered.is_empty() || is_claiming {
+        done.on_their_way = self.offered.len() + self.ledger.as_ref().map_or(0, Ledger::claimed);
+        done.activity = if done.on_their_way > 0 {
             Activity::Busy
         } else if self.is_idle() {
             Activity::Idle
@@ -521,15 +532,27 @@ impl Desk {
         news
     }
 
-    /// Returns why the lines could not be written, if so.
-    fn append(&self, room: &Room, lines: &[u8], durable: bool) -> Option<String> {
+    /// Returns why the lines could not be written, if so. Those that are to be `durable` are on disk then, unless nothing
+    /// is ever to be waited for.
+    fn append(&mut self, room: &Room, lines: &[u8], durable: bool) -> Option<String> {
         if lines.is_empty() {
             return None;
         }
-        let policy = if durable { room.fsync } else { FsyncPolicy::Never };
-        let error = journal_file::append(&room.store.log_file(&self.session), lines, policy).err()?;
+        if self.journal.is_none() {
+            let permit = Arc::clone(&room.open_journals).try_acquire_owned().ok();
+            self.journal = permit.map(|permit| (self.open_journal(room), permit));
+        }
+        let appended = match &mut self.journal {
+            Some((journal, _permit)) => journal.append(lines, durable),
+            None => self.open_journal(room).append(lines, durable),
+        };
+        let error = appended.err()?;
         tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be written");
         Some(format!("log.jsonl cannot be written: {error}"))
+    }
+
+    fn open_journal(&self, room: &Room) -> Journal {
+        Journal::new(room.store.log_file(&self.session), room.fsync)
     }
 
     /// A claim that is not in the journal is none: what could not be written down is not sent.

@@ -40,8 +40,9 @@ const CHEAP_WRITE: Duration = Duration::from_millis(4);
 const REST_WHEN_BUSY: Duration = Duration::from_millis(500);
 
 /// What became of requests is waited for this long while more of the session's are on their way, so that it goes into the
-/// journal together, or with the next claims. A bridge killed meanwhile asks the registry, as it does about open requests.
-const LINGER: Duration = Duration::from_millis(20);
+/// journal together, or with the next claims: among a hundred sessions each has its turn about so often. A bridge killed
+/// meanwhile asks the registry, as it does about open requests.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// This many updates are worth a job of their own.
 const LINGER_FOR: usize = 64;
@@ -159,6 +160,8 @@ struct Entry {
     rest_when_busy_until: Option<Instant>,
     lingers_until: Option<Instant>,
     activity: Activity,
+    /// Missions of which something will be heard soon.
+    on_their_way: usize,
     last_write: Option<Instant>,
     used_at: Option<Instant>,
     problems: Box<[Problem]>,
@@ -170,7 +173,7 @@ impl Entry {
     /// Says whether the next job is worth waiting for.
     fn may_linger(&self, now: Instant) -> bool {
         let Job { look, begins, updates, .. } = &self.pending;
-        let few = !updates.is_empty() && updates.len() < LINGER_FOR;
+        let few = !updates.is_empty() && updates.len() < self.on_their_way.min(LINGER_FOR);
         let is_early = self.lingers_until.is_none_or(|until| now < until);
         self.activity == Activity::Busy && few && begins.is_empty() && !look && is_early
     }
@@ -508,6 +511,7 @@ impl Folder {
         }
         entry.owed = done.owed;
         entry.activity = done.activity;
+        entry.on_their_way = done.on_their_way;
         if let Some(owed) = done.owed {
             let progress = entry.last_write.map(|at| at + PROGRESS_EVERY).filter(|_| owed == Owed::Progress);
             let busy = entry.rest_when_busy_until.filter(|_| done.activity == Activity::Busy);

@@ -2,6 +2,7 @@
 
 mod answers;
 mod drops;
+mod durability;
 mod faults;
 mod files;
 pub(crate) mod foreign_writer;
