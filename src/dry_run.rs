@@ -4,6 +4,7 @@
 //! payload. It takes no lock, so it may run beside a bridge.
 
 use crate::bridge::Config;
+use crate::dispatcher::machine::turn_length;
 use crate::dispatcher::queue::Queue;
 use crate::domain::id::{MissionId, SessionId};
 use crate::protocol::route;
@@ -19,7 +20,7 @@ use crate::watcher::{Notice, worker as watch_worker};
 use crate::writeback::merge::{Scope, reconcile};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -86,16 +87,17 @@ async fn shown_of(config: &Config, store: &Arc<SessionStore>, sessions: Vec<Sess
     let store = Arc::clone(store);
     let looks = tokio::task::spawn_blocking(move || {
         let look = |session: SessionId| Some((session.clone(), look(&store, &session)?));
-        sessions.into_iter().filter_map(look).collect::<HashMap<SessionId, Look>>()
+        sessions.into_iter().filter_map(look).collect::<BTreeMap<SessionId, Look>>()
     })
     .await
     .unwrap_or_default();
-    let mut queue = Queue::new((config.dispatcher.max_in_flight / 8).min(16));
+    let mut queue = Queue::default();
+    let turn_length = turn_length(config.dispatcher.max_in_flight);
     for (session, look) in &looks {
         queue.replace(session, look.offers.clone());
     }
     let mut all = Vec::new();
-    while let Some((key, _offer)) = queue.pop() {
+    while let Some((key, _offer)) = queue.pop(turn_length) {
         let Some(look) = looks.get(&key.session) else { continue };
         let Some(view) = look.document.mission(key.mission.as_str()) else { continue };
         let wire = look

@@ -40,6 +40,12 @@ pub const BRISK: Duration = Duration::from_millis(25);
 /// How long a claimed mission may wait for a slot before its file has to be looked at again.
 pub const READY_FOR: Duration = Duration::from_millis(100);
 
+/// How many missions of a session go out in one turn: a quarter of the slots, so that several sessions are served at once,
+/// and at most as many as make a write of the journal worth its while.
+pub fn turn_length(max_in_flight: usize) -> usize {
+    (max_in_flight / 4).clamp(1, 16)
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -184,7 +190,6 @@ pub struct Machine {
     beginning: usize,
     ready: VecDeque<Ready>,
     slots_used: usize,
-    turn_length: usize,
     /// How long an answer takes, on a running average; unknown until one has come.
     pace: Option<Duration>,
     closing: bool,
@@ -193,18 +198,15 @@ pub struct Machine {
 impl Machine {
     /// Starts with nothing to do; `seed` decides the jitter.
     pub fn new(config: Config, seed: u64) -> Self {
-        // A quarter of the slots: short enough that several sessions are served at once, long enough to share a write.
-        let turn_length = (config.max_in_flight / 4).clamp(1, 16);
         Self {
             config,
-            queue: Queue::new(turn_length),
+            queue: Queue::default(),
             gate: Reachability::new(seed),
             flights: HashMap::new(),
             timers: BTreeSet::new(),
             beginning: 0,
             ready: VecDeque::new(),
             slots_used: 0,
-            turn_length,
             pace: None,
             closing: false,
         }
@@ -233,13 +235,15 @@ impl Machine {
         }
         self.start_due(now, &mut effects);
         self.send_ready(now, &mut effects);
-        // Claims of one session that start together share a write of its journal.
-        let room = self.claims_allowed();
-        if self.is_brisk() && room < self.turn_length && self.beginning + self.ready.len() > 0 {
-            return effects;
+        // Claims of one session that start together share a write of its journal. Ahead of a brisk registry there is time
+        // for whole turns only, and for longer ones.
+        let turn_length = self.turn_length();
+        let mut room = self.claims_allowed();
+        if self.is_brisk() && self.beginning + self.ready.len() > 0 {
+            room -= room % turn_length;
         }
         for _ in 0..room {
-            let Some((key, offer)) = self.queue.pop() else { break };
+            let Some((key, offer)) = self.queue.pop(turn_length) else { break };
             self.beginning += 1;
             let flight = Flight {
                 stage: Stage::Beginning,
@@ -296,6 +300,11 @@ impl Machine {
         while let Some(ready) = self.ready.pop_back() {
             effects.extend(self.return_to_queue(ready.key));
         }
+    }
+
+    fn turn_length(&self) -> usize {
+        let turn = turn_length(self.config.max_in_flight);
+        if self.is_brisk() { turn * 2 } else { turn }
     }
 
     fn is_brisk(&self) -> bool {

@@ -39,28 +39,16 @@ impl Ring {
 }
 
 /// The missions that wait, in turns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Queue {
     sessions: HashMap<SessionId, [VecDeque<Offer>; CLASSES]>,
     turns: [Ring; CLASSES],
     len: usize,
-    turn_length: usize,
     /// Whose turn it is, in which class, and how many missions of it are left.
     turn: Option<(usize, SessionId, usize)>,
 }
 
 impl Queue {
-    /// Makes an empty queue whose turns are at most `turn_length` missions long, at least one.
-    pub fn new(turn_length: usize) -> Self {
-        Self {
-            sessions: HashMap::new(),
-            turns: Default::default(),
-            len: 0,
-            turn_length: turn_length.max(1),
-            turn: None,
-        }
-    }
-
     /// Replaces everything that waits in `session`. The session keeps its turn where it had one.
     pub fn replace(&mut self, session: &SessionId, mut offers: Vec<Offer>) {
         if let Some(old) = self.sessions.remove(session) {
@@ -102,10 +90,10 @@ impl Queue {
         }
     }
 
-    /// Takes the next mission.
-    pub fn pop(&mut self) -> Option<(MissionKey, Offer)> {
+    /// Takes the next mission; a turn that begins with it is at most `turn_length` missions long, at least one.
+    pub fn pop(&mut self, turn_length: usize) -> Option<(MissionKey, Offer)> {
         for class in 0..CLASSES {
-            while let Some((session, left)) = self.whose_turn(class) {
+            while let Some((session, left)) = self.whose_turn(class, turn_length) {
                 let Some(offer) = self.sessions.get_mut(&session).and_then(|c| c.get_mut(class)?.pop_front())
                 else {
                     continue;
@@ -130,7 +118,7 @@ impl Queue {
 
     /// Takes the session whose turn it is in `class`. A turn that was begun in another class is given up: somebody more
     /// urgent came.
-    fn whose_turn(&mut self, class: usize) -> Option<(SessionId, usize)> {
+    fn whose_turn(&mut self, class: usize, turn_length: usize) -> Option<(SessionId, usize)> {
         if let Some((_, session, left)) = self.turn.take_if(|(same, _, _)| *same == class) {
             return Some((session, left));
         }
@@ -138,7 +126,7 @@ impl Queue {
         if let Some((other, interrupted, _)) = self.turn.take() {
             self.turns.get_mut(other)?.join(&interrupted);
         }
-        Some((session, self.turn_length))
+        Some((session, turn_length))
     }
 
     /// Returns how many missions wait.
@@ -167,15 +155,15 @@ mod tests {
         SessionId::new(name).unwrap()
     }
 
-    fn drain(queue: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop())
+    fn drain(queue: &mut Queue, turn_length: usize) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop(turn_length))
             .map(|(key, _)| format!("{}/{}", key.session, key.mission))
             .collect()
     }
 
     #[test]
     fn urgent_missions_of_any_session_go_first_and_equals_take_turns() {
-        let mut queue = Queue::new(1);
+        let mut queue = Queue::default();
         let normal = Priority::Normal;
         queue.replace(&session("a"), (0..3).map(|i| offer(&format!("a{i}"), normal, None, i)).collect());
         queue.replace(
@@ -186,12 +174,12 @@ mod tests {
             &session("c"),
             vec![offer("c0", Priority::Low, None, 0), offer("c1", Priority::High, None, 1)],
         );
-        assert_eq!(drain(&mut queue), ["b/b1", "c/c1", "a/a0", "b/b0", "a/a1", "a/a2", "c/c0"]);
+        assert_eq!(drain(&mut queue, 1), ["b/b1", "c/c1", "a/a0", "b/b0", "a/a1", "a/a2", "c/c0"]);
     }
 
     #[test]
     fn inside_a_session_the_oldest_goes_first_and_undated_ones_keep_their_place_at_the_end() {
-        let mut queue = Queue::new(1);
+        let mut queue = Queue::default();
         let normal = Priority::Normal;
         let offers = vec![
             offer("x", normal, None, 0),
@@ -199,34 +187,34 @@ mod tests {
             offer("old", normal, Some(3), 2),
         ];
         queue.replace(&session("s"), offers);
-        assert_eq!(drain(&mut queue), ["s/old", "s/new", "s/x"]);
+        assert_eq!(drain(&mut queue, 1), ["s/old", "s/new", "s/x"]);
     }
 
     #[test]
     fn a_replaced_session_withdraws_what_is_no_longer_offered() {
-        let mut queue = Queue::new(1);
+        let mut queue = Queue::default();
         queue.replace(&session("s"), vec![offer("a", Priority::Normal, None, 0)]);
         queue.replace(&session("s"), vec![offer("b", Priority::Normal, None, 0)]);
-        assert_eq!(drain(&mut queue), ["s/b"]);
+        assert_eq!(drain(&mut queue, 1), ["s/b"]);
         queue.replace(&session("s"), vec![offer("a", Priority::Normal, None, 0)]);
         queue.replace(&session("s"), Vec::new());
         assert!(queue.is_empty());
-        assert!(queue.pop().is_none());
+        assert!(queue.pop(1).is_none());
     }
 
     #[test]
     fn a_turn_is_a_few_missions_long_and_ends_when_somebody_more_urgent_comes() {
-        let mut queue = Queue::new(2);
+        let mut queue = Queue::default();
         let normal = Priority::Normal;
         for name in ["a", "b"] {
             let offers = (0..3).map(|i| offer(&format!("{name}{i}"), normal, None, i)).collect();
             queue.replace(&session(name), offers);
         }
-        let next = |queue: &mut Queue| queue.pop().unwrap().0.mission.to_string();
+        let next = |queue: &mut Queue| queue.pop(2).unwrap().0.mission.to_string();
         assert_eq!(next(&mut queue), "a0");
         queue.replace(&session("c"), vec![offer("c0", Priority::Critical, None, 0)]);
         assert_eq!(next(&mut queue), "c0");
-        assert_eq!(drain(&mut queue), ["b/b0", "b/b1", "a/a1", "a/a2", "b/b2"]);
+        assert_eq!(drain(&mut queue, 2), ["b/b0", "b/b1", "a/a1", "a/a2", "b/b2"]);
     }
 
     proptest! {
@@ -235,14 +223,14 @@ mod tests {
             offers in proptest::collection::vec((0..5_usize, 0..4_usize, proptest::option::of(0..9_i64)), 0..60),
             turn in 1..5_usize
         ) {
-            let mut queue = Queue::new(turn);
+            let mut queue = Queue::default();
             for s in 0..5 {
                 let list: Vec<Offer> = offers.iter().enumerate().filter(|(_, o)| o.0 == s)
                     .map(|(i, o)| offer(&format!("m{i}"), Priority::ALL[o.1], o.2, i)).collect();
                 queue.replace(&session(&format!("s{s}")), list);
             }
             prop_assert_eq!(queue.len(), offers.len());
-            let out: Vec<(MissionKey, Offer)> = std::iter::from_fn(|| queue.pop()).collect();
+            let out: Vec<(MissionKey, Offer)> = std::iter::from_fn(|| queue.pop(turn)).collect();
             prop_assert_eq!(out.len(), offers.len());
             prop_assert!(queue.is_empty());
             prop_assert!(out.windows(2).all(|w| w[0].1.priority <= w[1].1.priority));
