@@ -5,6 +5,7 @@
 //! Redirects are not followed: a POST that turns into a GET on the way is worse than an error.
 
 use bytes::{Bytes, BytesMut};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The largest answer body that is read, in bytes. Longer ones are cut; every answer of the contract is far smaller.
@@ -107,7 +108,22 @@ pub fn install_tls() {
 /// The client. Clones share one connection pool.
 #[derive(Debug, Clone)]
 pub struct Http {
-    client: reqwest::Client,
+    plain: reqwest::Client,
+    secure: Arc<Secure>,
+}
+
+/// The client for `https`, made when the first such address is asked for: reading the system's certificates takes as long
+/// as everything else that a short command does.
+struct Secure {
+    config: Config,
+    names: Option<Arc<dyn reqwest::dns::Resolve>>,
+    client: OnceLock<reqwest::Client>,
+}
+
+impl std::fmt::Debug for Secure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secure").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Http {
@@ -115,25 +131,40 @@ impl Http {
     /// be asked for loopback peers too.
     ///
     /// # Errors
-    /// The TLS set-up of the system is broken.
+    /// The TLS library cannot be set up.
     pub fn new(config: Config) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: builder(config).build()? })
+        Self::build(config, None)
     }
 
     /// Builds a client that connects to what `names` resolves names to, and to nothing else.
     ///
     /// # Errors
-    /// The TLS set-up of the system is broken.
+    /// The TLS library cannot be set up.
     pub fn resolving(
         config: Config,
         names: impl reqwest::dns::Resolve + 'static,
     ) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: builder(config).dns_resolver(names).build()? })
+        Self::build(config, Some(Arc::new(names)))
+    }
+
+    fn build(config: Config, names: Option<Arc<dyn reqwest::dns::Resolve>>) -> Result<Self, reqwest::Error> {
+        let plain = builder(config, names.clone()).tls_certs_only([]).build()?;
+        Ok(Self { plain, secure: Arc::new(Secure { config, names, client: OnceLock::new() }) })
+    }
+
+    fn secure(&self) -> &reqwest::Client {
+        self.secure.client.get_or_init(|| {
+            let built = builder(self.secure.config, self.secure.names.clone()).build();
+            built.unwrap_or_else(|error| {
+                tracing::error!(error = %error, "the system's certificates cannot be used; no https peer will be trusted");
+                self.plain.clone()
+            })
+        })
     }
 
     /// Starts a request; finish it with [`Http::send`].
     pub fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
-        self.client.request(method, url)
+        self.plain.request(method, url)
     }
 
     /// Sends the request and reads the whole answer.
@@ -147,7 +178,8 @@ impl Http {
         let built = request
             .build()
             .map_err(|source| Failure::Unusable { url: without_query(source.url()), source })?;
-        let mut response = self.client.execute(built).await.map_err(|source| {
+        let client = if built.url().scheme() == "https" { self.secure() } else { &self.plain };
+        let mut response = client.execute(built).await.map_err(|source| {
             let url = without_query(source.url());
             match source {
                 source if source.is_connect() => Failure::Unreachable { url, source: source.without_url() },
@@ -181,9 +213,13 @@ impl Http {
     }
 }
 
-fn builder(config: Config) -> reqwest::ClientBuilder {
+fn builder(config: Config, names: Option<Arc<dyn reqwest::dns::Resolve>>) -> reqwest::ClientBuilder {
     install_tls();
-    reqwest::Client::builder()
+    let builder = match names {
+        Some(names) => reqwest::Client::builder().dns_resolver(names),
+        None => reqwest::Client::builder(),
+    };
+    builder
         .user_agent(concat!("aiwg-rs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(config.connect_timeout)
         .timeout(config.request_timeout)
