@@ -96,19 +96,28 @@ fn metadata(wire_session: &str, mission: &MissionView<'_>) -> Result<Box<RawValu
             .map_err(|error| FieldError::new("metadata", error.to_string()))?
             .others(&[]),
     };
-    let mode = mission.string("mode").map_or_else(|| quoted("direct"), |mode| quoted(&mode));
-    let priority = mission.string("priority").map_or_else(|| quoted("normal"), |priority| quoted(&priority));
-    let base = [("mc_session_id", quoted(wire_session)), ("mode", mode), ("priority", priority)];
-    let mut all: Vec<(String, String)> = base.into_iter().map(|(key, raw)| (key.to_owned(), raw)).collect();
-    for (key, raw) in own {
-        let raw = raw.get().to_owned();
-        match all.iter_mut().find(|(name, _)| *name == key) {
-            Some(place) => place.1 = raw,
-            None => all.push((key, raw)),
+    let said =
+        |key: &str, otherwise: &str| mission.string(key).map_or_else(|| quoted(otherwise), |it| quoted(&it));
+    let base = [
+        ("mc_session_id", quoted(wire_session)),
+        ("mode", said("mode", "direct")),
+        ("priority", said("priority", "normal")),
+    ];
+    let theirs = |name: &str| own.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let mut text = String::with_capacity(256);
+    for (key, ours) in &base {
+        let raw = theirs(key).unwrap_or(ours);
+        text.extend([if text.is_empty() { "{" } else { "," }, &quoted(key), ":", raw]);
+    }
+    for (at, (key, _)) in own.iter().enumerate() {
+        let is_told =
+            base.iter().any(|(name, _)| name == key) || own[..at].iter().any(|(name, _)| name == key);
+        if let Some(raw) = theirs(key).filter(|_| !is_told) {
+            text.extend([",", &quoted(key), ":", raw]);
         }
     }
-    let members: Vec<String> = all.iter().map(|(key, raw)| format!("{}:{raw}", quoted(key))).collect();
-    RawValue::from_string(format!("{{{}}}", members.join(",")))
+    text.push('}');
+    RawValue::from_string(text)
         .map_err(|error| FieldError::new("metadata", format!("cannot be sent: {error}")))
 }
 

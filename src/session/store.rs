@@ -373,11 +373,19 @@ impl SessionStore {
     /// # Errors
     /// [`ReadError::Refused`] and [`ReadError::Io`].
     pub fn identity(&self, session: &SessionId) -> Result<Option<FileIdentity>, ReadError> {
-        let path = match self.locate(session) {
-            Err(ReadError::Missing { .. }) => return Ok(None),
-            other => other?,
+        let look = || {
+            let path = self.locate_new(session)?;
+            let there = fs::symlink_metadata(&path).map_err(|error| ReadError::io(&path, error))?;
+            if !there.is_symlink() {
+                return Ok(Some(identity::of_metadata(&there)));
+            }
+            let path = self.inside(&path)?;
+            identity::of_path(&path).map_err(|error| ReadError::io(&path, error))
         };
-        identity::of_path(&path).map_err(|error| ReadError::io(&path, error))
+        match look() {
+            Err(ReadError::Missing { .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// Reads a session once.
