@@ -62,7 +62,7 @@ impl Client {
         let request = self
             .request(Method::POST, &path)
             .header("content-type", "application/json")
-            .header("idempotency-key", header_text(&dispatch.idempotency_key))
+            .header("idempotency-key", &*route::visible(&dispatch.idempotency_key))
             .body(body);
         match self.http.send(request).await {
             Ok(answer) if answer.is_success() => {
@@ -171,9 +171,4 @@ impl Client {
 fn code(answer: &Answer) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
     Some(body.get("error")?.as_str()?.to_owned())
-}
-
-/// Mission ids may hold any character; a header may not. What is not visible ASCII is percent-encoded.
-fn header_text(key: &str) -> String {
-    if key.bytes().all(|b| b.is_ascii_graphic()) { key.to_owned() } else { route::segment(key) }
 }

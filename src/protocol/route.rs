@@ -1,5 +1,6 @@
 //! Pure: the paths of the executor contract, with their ids percent-encoded.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// `POST`: an executor registers.
@@ -50,6 +51,13 @@ pub fn segment(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// Makes a text that may hold any character fit for a header or a line: when it is not all visible ASCII, it is
+/// percent-encoded like a [`segment`].
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_visible { Cow::Borrowed(text) } else { Cow::Owned(segment(text)) }
 }
 
 /// `GET`, `DELETE`: one executor.

@@ -5,7 +5,7 @@
 use crate::net::impatient::Impatient;
 use crate::registry::http::state::Peer;
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::tasks::Tasks;
+use crate::runtime::tasks::{Tasks, contained};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
@@ -115,7 +115,7 @@ pub(super) async fn accept(
             continue;
         };
         let (router, shutdown) = (router.clone(), shutdown.clone());
-        tasks.spawn("connection", async move {
+        let conversation = async move {
             match stream {
                 Stream::Tcp(stream) => converse(stream, peer, router, limits, shutdown).await,
                 Stream::Unix(stream) => converse(stream, peer, router, limits, shutdown).await,
@@ -127,7 +127,8 @@ pub(super) async fn accept(
                 }
             }
             drop((place, seat));
-        });
+        };
+        tasks.spawn("connection", contained("connection", conversation));
     }
     if let Listener::Unix(_, path) = &listener {
         std::fs::remove_file(path).ok();

@@ -8,12 +8,12 @@ use crate::registry::drops::Drops;
 use crate::registry::identity::Identities;
 use crate::registry::lines::ConnectionIds;
 use crate::registry::machine::{Attached, Opened};
-use crate::registry::outlet::{self, Outgoing};
+use crate::registry::outlet::{self, LineOrders, Outgoing};
 use crate::registry::record::ConnectionId;
 use crate::registry::worker::{LineOpened, Message, Registry};
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
-use crate::runtime::tasks::Tasks;
+use crate::runtime::tasks::{Tasks, contained};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -85,53 +85,56 @@ async fn call(
 }
 
 async fn follow(
-    mut socket: Connection,
+    socket: Connection,
     id: ExecutorId,
     connection: ConnectionId,
     registry: &Registry,
     drops: &Drops,
     shutdown: &Shutdown,
 ) {
-    let (handle, mut orders) = outlet::line();
+    let (handle, orders) = outlet::line();
     let line = LineOpened { id: id.clone(), connection, opened: Opened::ByUs, handle };
     if registry.ask(|reply| Message::Attach { line, reply }).await == Ok(Attached::Line) {
         tracing::info!(executor.id = %id, "dialled the executor");
-        loop {
-            tokio::select! {
-                text = socket.next_text() => match text {
-                    Ok(text) => {
-                        let frames = parse(&text, &id, drops);
-                        registry.tell(Message::Frames { id: id.clone(), connection, frames }).await;
-                    }
-                    Err(failure) => {
-                        tracing::info!(executor.id = %id, error = %failure, "the dialled line ended");
-                        break;
-                    }
-                },
-                order = orders.queue.recv() => match order {
-                    Some(Outgoing::Text(text)) => {
-                        if socket.send_text(text.to_string()).await.is_err() {
-                            break;
-                        }
-                    }
-                    Some(Outgoing::Promote | Outgoing::Demote) => {}
-                    Some(Outgoing::Close(_)) | None => {
-                        socket.close().await;
-                        break;
-                    }
-                },
-                () = orders.too_slow.cancelled() => {
-                    socket.close().await;
-                    break;
-                }
-                () = shutdown.started() => {
-                    socket.close().await;
-                    break;
-                }
-            }
-        }
+        contained("dialled line", talk(socket, orders, &id, connection, registry, drops, shutdown)).await;
     }
     registry.tell(Message::Detach { id, connection }).await;
+}
+
+async fn talk(
+    mut socket: Connection,
+    mut orders: LineOrders,
+    id: &ExecutorId,
+    connection: ConnectionId,
+    registry: &Registry,
+    drops: &Drops,
+    shutdown: &Shutdown,
+) {
+    loop {
+        tokio::select! {
+            text = socket.next_text() => match text {
+                Ok(text) => {
+                    let frames = parse(&text, id, drops);
+                    registry.tell(Message::Frames { id: id.clone(), connection, frames }).await;
+                }
+                Err(failure) => {
+                    tracing::info!(executor.id = %id, error = %failure, "the dialled line ended");
+                    return;
+                }
+            },
+            order = orders.queue.recv() => match order {
+                Some(Outgoing::Text(text)) => {
+                    if socket.send_text(text.to_string()).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Outgoing::Promote | Outgoing::Demote) => {}
+                Some(Outgoing::Close(_)) | None => return socket.close().await,
+            },
+            () = orders.too_slow.cancelled() => return socket.close().await,
+            () = shutdown.started() => return socket.close().await,
+        }
+    }
 }
 
 /// Reads one text as a frame; what is no frame is counted and dropped.

@@ -3,11 +3,12 @@
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
 use crate::net::http::Http;
+use crate::protocol::route;
 use crate::registry::signature;
 use reqwest::Method;
 use std::time::Duration;
 
-/// The header that names the event. No registry takes a request that carries it.
+/// The header that names the event, as [`route::visible`] text. No registry takes a request that carries it.
 pub const EVENT_HEADER: &str = "x-aiwg-event";
 
 /// How long a receiver may take to answer. 10 s.
@@ -34,7 +35,7 @@ pub async fn post(http: &Http, parcel: Parcel<'_>, now: Timestamp) -> (u16, Stri
         .request(Method::POST, parcel.url)
         .timeout(TIMEOUT)
         .header("content-type", "application/json")
-        .header(EVENT_HEADER, parcel.kind)
+        .header(EVENT_HEADER, &*route::visible(parcel.kind))
         .header("x-aiwg-event-id", parcel.seq.to_string());
     if let Some(secret) = parcel.secret {
         let seconds = now.as_millis() / 1000;

@@ -1,7 +1,8 @@
 //! Service: named tasks that are joined, and whose panic is never silent.
 //!
 //! A detached task that panics takes its queue with it and nobody hears. Here a panic is logged with the task's name and
-//! starts the shutdown: a half-dead daemon is worse than one that ends in order and is started again.
+//! starts the shutdown: a half-dead daemon is worse than one that ends in order and is started again. Only the
+//! conversation with a single peer ends alone, see [`contained`].
 
 use crate::runtime::shutdown::Shutdown;
 use futures_util::FutureExt as _;
@@ -9,6 +10,17 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
+
+/// Works for one peer, whose conversation ends when the work panics: one peer's words must not end the others'
+/// conversations. Nobody else may hold what the work changes.
+pub async fn contained(name: &'static str, work: impl Future<Output = ()>) {
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        tracing::error!(
+            task = name,
+            "panicked over what a peer said; its connection is closed, please report this"
+        );
+    }
+}
 
 /// The tasks of one service. Clones share one set.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 
 use crate::domain::id::ExecutorId;
 use crate::protocol::field::FieldError;
+use crate::protocol::route;
 use crate::registry::http::feed::Feed;
 use crate::registry::http::params::Params;
 use crate::registry::http::state::App;
@@ -87,6 +88,8 @@ impl Stream {
             self.ready.extend(batch);
         }
         let event = self.ready.pop_front()?;
-        Some(Event::default().id(event.seq.to_string()).event(&*event.kind).data(&*event.raw))
+        // An executor names its events as it likes, and a line break would end the field; the data has the name as it is.
+        let name = route::visible(&event.kind);
+        Some(Event::default().id(event.seq.to_string()).event(name).data(&*event.raw))
     }
 }

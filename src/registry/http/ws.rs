@@ -26,6 +26,7 @@ use crate::registry::query::EventFilter;
 use crate::registry::record::{ConnectionId, StoredEvent};
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::{LineOpened, Message as ToWorker};
+use crate::runtime::tasks::contained;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, State};
@@ -179,7 +180,7 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role,
     } else if !line.observe().await {
         return;
     }
-    line.run().await;
+    contained("line", line.run()).await;
     app.registry.tell(ToWorker::Detach { id, connection }).await;
 }
 

@@ -114,3 +114,40 @@ async fn events_are_delivered_in_order_signed_retried_and_go_on_after_a_restart(
         assert_eq!(signed, signature::sign(b"hook-secret", seconds, body.as_bytes()));
     }
 }
+
+#[tokio::test]
+async fn an_event_with_any_name_reaches_streams_and_webhooks_and_holds_nobody_up() {
+    let listening = Listening::refusing(0).await;
+    let webhook = Webhook { url: listening.url.clone(), kinds: Vec::new(), secret: None };
+    let serve = Serve::with(Config { webhooks: vec![webhook], ..Config::default() }).await;
+    let reader = super::reader::Reader::of_stream(&serve.base);
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-1").await;
+    let names =
+        ["mission.a\r\nid: 9\n\ndata: x", "mission.\u{e9}", "mission.\0", "mission.b c", "mission.last"];
+    for name in names {
+        line.say(&peer.frame(name, Some("m-1"), json!({}))).await;
+    }
+    // The executor's registration and connection are events too.
+    let last = soon(async {
+        loop {
+            let taken = distinct(&listening.receiver.lock().unwrap().taken);
+            if let Some((headers, _)) = taken.iter().find(|(h, _)| h["x-aiwg-event"] == "mission.last") {
+                return headers["x-aiwg-event-id"].to_str().unwrap().parse().unwrap();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    reader.until(last).await;
+    let is_ours = |event: &Value| event["event"].as_str().is_some_and(|name| names.contains(&name));
+    let seen: Vec<Value> = reader.seen().into_iter().map(|(_, event)| event).filter(is_ours).collect();
+    let seen: Vec<&str> = seen.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(seen, names);
+    let taken = listening.taken(names.len()).await;
+    let told = |name: &str| taken.iter().any(|(headers, _)| headers["x-aiwg-event"] == name);
+    assert!(
+        told("mission.a%0D%0Aid%3A%209%0A%0Adata%3A%20x") && told("mission.%C3%A9") && told("mission.b%20c")
+    );
+    serve.stop().await;
+}
