@@ -14,6 +14,7 @@ pub mod digest;
 pub mod effect;
 pub mod hitl_files;
 pub mod line;
+pub mod listeners;
 pub mod log_file;
 pub mod machine;
 pub mod mission_order;

@@ -1,4 +1,4 @@
-//! Edge: the lock files of port blocks, and which ports are listened on.
+//! Edge: the lock files of port blocks.
 //!
 //! A block is taken by whoever makes its file; making it is exclusive and the file is whole from its first instant. A file
 //! of another program has no owner that we could ask about, so it counts as alive for ever.
@@ -10,10 +10,8 @@ use crate::domain::time::Timestamp;
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::process_table;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -220,38 +218,6 @@ pub fn make_quiet_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the TCP ports between `first` and `last` that something listens on, on any address of this host.
-///
-/// It tries to listen there itself, for an instant. The kernel's table of sockets would tell as well, but reading it takes
-/// tens of milliseconds, for it walks all connections.
-pub fn listening(first: u16, last: u16) -> BTreeSet<u16> {
-    (first..=last).filter(|port| !is_free(*port)).collect()
-}
-
-/// Returns every TCP port of this host that something listens on, as the kernel's table of sockets says; nothing where
-/// there is no such table.
-pub fn listeners() -> BTreeSet<u16> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
-    tables.iter().flatten().flat_map(|text| text.lines()).filter_map(listening_port).collect()
-}
-
-/// Reads the port out of a line of the kernel's table, when its socket listens (state `0A`).
-fn listening_port(line: &str) -> Option<u16> {
-    let mut columns = line.split_ascii_whitespace().skip(1);
-    let (_address, port) = columns.next()?.rsplit_once(':')?;
-    let state = columns.nth(1)?;
-    if state == "0A" { u16::from_str_radix(port, 16).ok() } else { None }
-}
-
-fn is_free(port: u16) -> bool {
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
-        Ok(_given_back) => true,
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
-        // No IPv6 here.
-        Err(_other) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,16 +235,6 @@ mod tests {
 
     fn gone() -> ProcessIdentity {
         ProcessIdentity { pid: 1, boot_id: "before".into(), process_start_time: 1 }
-    }
-
-    #[test]
-    fn a_listener_is_seen() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(listening(port, port).contains(&port) && listeners().contains(&port));
-        drop(listener);
-        assert!(!listeners().contains(&port));
-        assert!(!listening(port, port).contains(&port));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! directory of lock files decides who was first.
 
 use crate::domain::time::Timestamp;
+use crate::executor::listeners;
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::provision::options;
 use crate::executor::provision::path_rules::normalized;
@@ -22,6 +23,9 @@ pub const KIND: &str = "port-range";
 
 /// Where lock files lie by default, below the workspace root.
 pub const DEFAULT_LOCK_DIRECTORY: &str = ".ai_ops/locks/ports";
+
+/// How many taken blocks are asked after their owners before one is taken whose primary port must be waited for.
+const OWNERS_ASKED_AFTER: usize = 16;
 
 /// No block is free.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,8 +171,12 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
         sharers: Vec::new(),
     };
     let has_lock = |block: &Block| name.is_none() && taken.contains(&(block.start, block.end));
-    let is_usable =
-        |block: &Block| !crosses(block, &foreign) && port_lock::listening(block.start, block.end).is_empty();
+    let listening = listeners::all();
+    let is_quiet = |block: &Block| match &listening {
+        Some(ports) => ports.range(block.start..=block.end).next().is_none(),
+        None => (block.start..=block.end).all(listeners::is_free),
+    };
+    let is_usable = |block: &Block| !crosses(block, &foreign) && is_quiet(block);
     let is_dead = |block: &Block| port_lock::read(&path_of(block)).is_some_and(|found| found.is_dead());
     let mut ring = layout.ring(&tenant.session_id).peekable();
     // The preferred block is worth asking after its owner; the others only when no free one is left.
@@ -192,27 +200,33 @@ fn acquire(tenant: &Tenant, options: &Object) -> Result<Lease, ProviderError> {
         }
         Ok(Some(lease(&layout, block, &path, tenant.now)))
     };
-    for block in ring.filter(|block| !has_lock(block) && is_usable(block)) {
-        if let Some(lease) = take_free(&block)? {
+    let usable: Vec<Block> = ring.filter(|block| !has_lock(block) && is_usable(block)).collect();
+    // A connection that was closed a moment ago keeps its port for a minute, and nobody can listen there.
+    for block in usable.iter().filter(|block| listeners::is_free(block.primary)) {
+        if let Some(lease) = take_free(block)? {
             return Ok(lease);
         }
     }
-    for block in layout.ring(&tenant.session_id).filter(is_dead).filter(is_usable) {
-        if take_over(&path_of(&block), &lock_for(&block))? {
-            return Ok(lease(&layout, &block, &path_of(&block), tenant.now));
+    let take_dead = |block: &Block| -> Result<Option<Lease>, ProviderError> {
+        let taken = is_usable(block) && is_dead(block) && take_over(&path_of(block), &lock_for(block))?;
+        Ok(taken.then(|| lease(&layout, block, &path_of(block), tenant.now)))
+    };
+    // Asking after owners costs a file each: after some before settling for less, after all of them before giving up.
+    let near = layout.ring(&tenant.session_id).filter(has_lock).take(OWNERS_ASKED_AFTER);
+    for block in near.filter(|block| listeners::is_free(block.primary)) {
+        if let Some(lease) = take_dead(&block)? {
+            return Ok(lease);
         }
     }
-    // A connection that was closed a moment ago keeps its port for a minute, and nobody can listen there. Where every block
-    // has such a port, one of them is better than none; one that somebody listens on is not.
-    let listeners = port_lock::listeners();
-    let is_quiet = |block: &Block| {
-        !crosses(block, &foreign) && listeners.range(block.start..=block.end).next().is_none()
-    };
-    if !listeners.is_empty() {
-        for block in layout.ring(&tenant.session_id).filter(|block| !has_lock(block) && is_quiet(block)) {
-            if let Some(lease) = take_free(&block)? {
-                return Ok(lease);
-            }
+    // A minute without the primary port is better than no block.
+    for block in &usable {
+        if let Some(lease) = take_free(block)? {
+            return Ok(lease);
+        }
+    }
+    for block in layout.ring(&tenant.session_id) {
+        if let Some(lease) = take_dead(&block)? {
+            return Ok(lease);
         }
     }
     Err(Box::new(NoFreeBlock { base_port: base, block_count: count, directory }))
@@ -357,7 +371,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = connection.local_addr().unwrap().port();
-        assert!(port_lock::listening(port, port).contains(&port), "nobody can listen there now");
+        assert!(!listeners::is_free(port), "nobody can listen there now");
         let options = object(&json!({"blockCount": 1, "blockSize": 1, "basePort": port}));
         assert!(PortRange.acquire(&tenant(root.path(), "s"), &options).await.is_ok());
         let taken = listener.local_addr().unwrap().port();
