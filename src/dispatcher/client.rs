@@ -5,6 +5,7 @@ use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
 use crate::net::http::{Answer, Failure, Http};
 use crate::protocol::executor_v1::{DispatchAnswer, ExecutorList, MissionStatus};
+use crate::protocol::problem::{BUSY, Problem};
 use crate::protocol::route::{self, OperatorCommand};
 use crate::session::messages::{Dispatch, Steered, Wish};
 use reqwest::Method;
@@ -70,11 +71,15 @@ impl Client {
                 let executor = read.executor_id.map(|id| id.as_str().to_owned());
                 Outcome::Accepted { executor, estimated_start: read.estimated_start }
             }
-            Ok(answer) => Outcome::Refused {
-                status: answer.status,
-                retry_after: answer.retry_after,
-                message: answer.message(),
-            },
+            Ok(answer) => {
+                let problem = Problem::read(answer.status, &answer.body);
+                Outcome::Refused {
+                    status: answer.status,
+                    retry_after: answer.retry_after,
+                    busy: problem.more.get(BUSY).and_then(serde_json::Value::as_bool) == Some(true),
+                    message: problem.detail,
+                }
+            }
             Err(failure) if failure.may_have_arrived() => Outcome::Uncertain { cause: failure.cause() },
             Err(failure) => Outcome::Unreachable { cause: failure.cause() },
         }

@@ -9,10 +9,12 @@
 //! | ready | too old, or the gate closes | in the queue again | unsent |
 //! | sending | 2xx | – | assigned |
 //! | sending | 4xx that is final | – | failed |
+//! | sending | nobody has room | waiting for room | unsent |
 //! | sending | 503, 5xx, 408, 425, 429, 409 with `Retry-After` | waiting, or – | failed when the attempts have run out |
 //! | sending | certainly not arrived | in the queue again | unsent; the gate closes |
 //! | sending | perhaps arrived | uncertain | – |
 //! | waiting | its time has come, the gate open | beginning | begin |
+//! | waiting for room | a mission ended, or its time has come | beginning | begin |
 //! | uncertain | the gate open, its time has come | asking | ask |
 //! | asking | the registry knows it | – | assigned |
 //! | asking | not known, the grace not over | uncertain | – |
@@ -22,6 +24,9 @@
 //! [`BRISK`], as many missions again as there are slots may be *beginning* or *ready*, so that no slot waits for the
 //! journal. What is ready was looked at in its file a moment ago; after [`READY_FOR`] that is too long ago, and the
 //! mission is looked at again before it is sent. A registry that takes its time finds nothing claimed ahead.
+//!
+//! Waiting for room costs no attempt and may take for ever: that is what a queue is for. At most as many missions as there
+//! are slots stand before a full registry; the others stay in the queue behind them, unless they are more urgent.
 
 use super::queue::Queue;
 use super::reachability::Reachability;
@@ -62,6 +67,8 @@ pub enum Outcome {
         status: u16,
         /// `Retry-After`, as a duration.
         retry_after: Option<Duration>,
+        /// The mission need only wait for room.
+        busy: bool,
         /// The sentence for people.
         message: String,
     },
@@ -146,6 +153,10 @@ struct Flight {
     created_at: Option<Timestamp>,
     index: usize,
     why: Option<String>,
+    /// How often in a row nobody had room for it.
+    crowded_out: u32,
+    /// Its place among those that wait for room.
+    place: u64,
 }
 
 /// Claimed, and waiting for a slot.
@@ -187,6 +198,9 @@ pub struct Machine {
     gate: Reachability,
     flights: HashMap<MissionKey, Flight>,
     timers: BTreeSet<(Instant, MissionKey)>,
+    /// Those that found no room and were not sent since, in the order in which they get it.
+    crowd: BTreeSet<(Priority, u64, MissionKey)>,
+    next_place: u64,
     beginning: usize,
     ready: VecDeque<Ready>,
     slots_used: usize,
@@ -204,6 +218,8 @@ impl Machine {
             gate: Reachability::new(seed),
             flights: HashMap::new(),
             timers: BTreeSet::new(),
+            crowd: BTreeSet::new(),
+            next_place: 0,
             beginning: 0,
             ready: VecDeque::new(),
             slots_used: 0,
@@ -243,7 +259,11 @@ impl Machine {
             room -= room % turn_length;
         }
         for _ in 0..room {
+            if self.is_crowded() {
+                break;
+            }
             let Some((key, offer)) = self.queue.pop(turn_length) else { break };
+            self.next_place += 1;
             self.beginning += 1;
             let flight = Flight {
                 stage: Stage::Beginning,
@@ -256,6 +276,8 @@ impl Machine {
                 created_at: offer.created_at,
                 index: offer.index,
                 why: None,
+                crowded_out: 0,
+                place: self.next_place,
             };
             self.flights.insert(key.clone(), flight);
             effects.push(Effect::Tell(Order::Begin { key }));
@@ -280,6 +302,36 @@ impl Machine {
                 flight.stage = Stage::Beginning;
                 effects.push(Effect::Tell(Order::Begin { key }));
             }
+        }
+    }
+
+    /// Says whether the next in the queue has as many before it as a full registry is asked about.
+    fn is_crowded(&self) -> bool {
+        let limit = self.config.max_in_flight;
+        self.crowd.len() >= limit
+            && self.queue.next_priority().is_some_and(|next| {
+                self.crowd.iter().take_while(|(priority, ..)| *priority <= next).count() >= limit
+            })
+    }
+
+    /// So many missions have ended: as many that wait for room may try.
+    pub fn on_room(&mut self, count: usize, now: Now) {
+        let waits = |key: &MissionKey| match self.flights.get(key)?.stage {
+            Stage::Waiting { until, .. } => Some(until).filter(|until| *until > now.instant),
+            Stage::Beginning | Stage::Ready | Stage::Sending | Stage::Uncertain { .. } | Stage::Asking => {
+                None
+            }
+        };
+        let next = self.crowd.iter().filter_map(|(.., key)| Some((key.clone(), waits(key)?)));
+        let next: Vec<(MissionKey, Instant)> = next.take(count).collect();
+        // One after the other: the timers keep their order.
+        for (at, (key, until)) in (0..).map(Duration::from_nanos).zip(next) {
+            let at = now.instant + at;
+            self.timers.remove(&(until, key.clone()));
+            if let Some(flight) = self.flights.get_mut(&key) {
+                flight.stage = Stage::Waiting { until: at, wall: now.wall };
+            }
+            self.timers.insert((at, key));
         }
     }
 
@@ -371,6 +423,8 @@ impl Machine {
             created_at: None,
             index: 0,
             why: Some("a bridge before this one may have sent it; the registry is asked first".to_owned()),
+            crowded_out: 0,
+            place: 0,
         };
         self.flights.insert(key.clone(), flight);
         self.timers.insert((now.instant, key));
@@ -400,14 +454,23 @@ impl Machine {
                 }));
                 effects
             }
-            Outcome::Refused { status, retry_after, message } => {
+            Outcome::Refused { busy: true, retry_after, message, .. } => {
+                let mut effects = self.answered(now);
+                self.wait_for_room(&key, retry_after, message, now);
+                effects.push(Effect::Tell(Order::Unsent { key, run }));
+                effects
+            }
+            Outcome::Refused { status, retry_after, message, .. } => {
                 let mut effects = self.answered(now);
                 match judge(&self.config, status, attempts, retry_after, now) {
                     Verdict::Fail(reason) => {
                         self.end(&key);
                         effects.push(Effect::Tell(Order::Failed { key, run, reason, message, at: now.wall }));
                     }
-                    Verdict::Again(delay) => self.wait(&key, delay, message, now),
+                    Verdict::Again(delay) => {
+                        self.leave_crowd(&key);
+                        self.wait(&key, delay, message, now);
+                    }
                 }
                 effects
             }
@@ -606,7 +669,24 @@ impl Machine {
 
     fn end(&mut self, key: &MissionKey) {
         self.release_slot(key);
+        self.leave_crowd(key);
         self.flights.remove(key);
+    }
+
+    fn leave_crowd(&mut self, key: &MissionKey) {
+        if let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.crowded_out > 0) {
+            flight.crowded_out = 0;
+            self.crowd.remove(&(flight.priority, flight.place, key.clone()));
+        }
+    }
+
+    fn wait_for_room(&mut self, key: &MissionKey, retry_after: Option<Duration>, why: String, now: Now) {
+        let Some(flight) = self.flights.get_mut(key) else { return };
+        flight.crowded_out = flight.crowded_out.saturating_add(1);
+        flight.attempts = flight.attempts.saturating_sub(1);
+        let delay = self.config.retry.delay_after(flight.crowded_out, retry_after, seed_of(key), now.instant);
+        self.crowd.insert((flight.priority, flight.place, key.clone()));
+        self.wait(key, delay, why, now);
     }
 
     fn wait(&mut self, key: &MissionKey, delay: Duration, why: String, now: Now) {
@@ -630,6 +710,7 @@ impl Machine {
 
     fn return_to_queue(&mut self, key: MissionKey) -> Vec<Effect> {
         self.release_slot(&key);
+        self.leave_crowd(&key);
         let mut run = 1;
         if let Some(flight) = self.flights.remove(&key) {
             run = flight.run;
@@ -715,8 +796,13 @@ mod tests {
         Outcome::Refused {
             status,
             retry_after: retry_after.map(Duration::from_secs),
+            busy: false,
             message: "no".to_owned(),
         }
+    }
+
+    fn crowded_out() -> Outcome {
+        Outcome::Refused { status: 503, retry_after: None, busy: true, message: "full".to_owned() }
     }
 
     #[test]
@@ -800,6 +886,37 @@ mod tests {
     }
 
     #[test]
+    fn a_full_registry_costs_no_attempts_and_is_asked_about_a_few_who_get_room_in_order() {
+        let (mut machine, mut clock) = machine(9);
+        for _often in 0..20 {
+            clock.millis += 30_000;
+            for key in begun(&machine.advance(clock.now())) {
+                let sent = machine.on_begun(key.clone(), dispatch(1), clock.now());
+                assert!(matches!(sent[..], [Effect::Send { .. }]));
+                let effects = machine.on_outcome(key, crowded_out(), clock.now());
+                assert!(matches!(effects[..], [Effect::Tell(Order::Unsent { .. })]));
+            }
+        }
+        assert_eq!((machine.delays().count(), machine.queued(), machine.in_flight()), (3, 6, 0));
+        assert!(machine.advance(clock.now()).is_empty(), "each waits, and the others behind them");
+        machine.on_room(2, clock.now());
+        let first = begun(&machine.advance(clock.now()));
+        assert_eq!(first, [key(0)], "the timers keep the order");
+        clock.millis += 1;
+        assert_eq!(begun(&machine.advance(clock.now()))[0], key(1));
+        // Somebody more urgent does not stand behind them.
+        let urgent = Offer {
+            mission: MissionId::new("urgent").unwrap(),
+            priority: Priority::Critical,
+            created_at: None,
+            index: 99,
+        };
+        machine.on_offers(&SessionId::new("other").unwrap(), vec![urgent]);
+        let begun = begun(&machine.advance(clock.now()));
+        assert!(begun.iter().any(|key| key.mission.as_str() == "urgent"), "{begun:?}");
+    }
+
+    #[test]
     fn claims_run_ahead_of_a_brisk_registry_and_are_given_back_when_it_stops_answering() {
         let (mut machine, mut clock) = machine(20);
         let mut open = begun(&machine.advance(clock.now()));
@@ -831,7 +948,7 @@ mod tests {
         /// one sent again, and in the end every mission is accepted or failed.
         #[test]
         fn every_mission_is_answered_for_exactly_once(
-            answers in proptest::collection::vec(0..8_u8, 0..120), count in 1..12_usize
+            answers in proptest::collection::vec(0..10_u8, 0..120), count in 1..12_usize
         ) {
             let (mut machine, mut clock) = machine(count);
             let mut answers = answers.into_iter();
@@ -880,6 +997,11 @@ mod tests {
                             Outcome::Uncertain { cause: "reset".to_owned() }
                         }
                         6 => refused(400, None),
+                        7 => crowded_out(),
+                        8 => {
+                            machine.on_room(2, clock.now());
+                            crowded_out()
+                        }
                         _ => Outcome::Accepted { executor: None, estimated_start: None },
                     };
                     pending.extend(machine.on_outcome(key, outcome, clock.now()));

@@ -116,6 +116,16 @@ impl Queue {
         None
     }
 
+    /// Returns how urgent the next mission is.
+    pub fn next_priority(&self) -> Option<Priority> {
+        let waits = |class: &usize| {
+            let some =
+                |lists: &[VecDeque<Offer>; CLASSES]| lists.get(*class).is_some_and(|list| !list.is_empty());
+            self.sessions.values().any(some)
+        };
+        (0..CLASSES).find(waits).and_then(|class| Priority::ALL.get(class).copied())
+    }
+
     /// Takes the session whose turn it is in `class`. A turn that was begun in another class is given up: somebody more
     /// urgent came.
     fn whose_turn(&mut self, class: usize, turn_length: usize) -> Option<(SessionId, usize)> {

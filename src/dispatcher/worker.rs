@@ -185,6 +185,7 @@ impl Worker {
             News::Uncertain { key, run, attempts, since } => {
                 self.machine.on_uncertain(key, run, attempts, since, now);
             }
+            News::Room(count) => self.machine.on_room(count, now),
             News::Steer { key, wish } => self.steer(key, wish),
         }
     }
@@ -272,10 +273,15 @@ impl Worker {
             let outcome = match body {
                 Ok(body) => client.dispatch(&dispatch, body).await,
                 // What every server would answer, without troubling one.
-                Err(error) => Outcome::Refused { status: 400, retry_after: None, message: error.to_string() },
+                Err(error) => Outcome::Refused {
+                    status: 400,
+                    retry_after: None,
+                    busy: false,
+                    message: error.to_string(),
+                },
             };
             let mut outcome = outcome;
-            if let Outcome::Refused { status: 503, message, .. } = &mut outcome
+            if let Outcome::Refused { status: 503, busy: false, message, .. } = &mut outcome
                 && let Ok(list) = client.executors().await
             {
                 write!(message, " ({})", explain(&list, &dispatch.mission)).ok();

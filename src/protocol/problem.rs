@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 /// The media type of every refusal.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
+/// The key that says whether the same request need only wait for room.
+pub const BUSY: &str = "busy";
+
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Problem {

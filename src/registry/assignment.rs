@@ -3,7 +3,7 @@
 //! ```text
 //!  fresh ──▶ Queued, written ──▶ forward ──▶ accepted ──▶ Assigned, answered 202, key remembered
 //!                                   │
-//!                                   └─▶ refused or unreachable ──▶ Failed, 502, key free again
+//!                                   └─▶ refused or unreachable ──▶ Failed, 502, or 503 when it has no room, key free again
 //! ```
 //!
 //! An executor may speak of a mission before it answers the forward; then it has it, whatever the answer says.
@@ -29,6 +29,9 @@ const MAX_ENDED_IN_MEMORY: usize = 10_000;
 
 /// How long to wait before asking again about a mission whose executor could not be asked. 2 s.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// How long an executor counts as full at most when none of its missions ends. 1 min.
+const LONGEST_FULL: Duration = Duration::from_secs(60);
 
 /// One dispatch as the caller sent it.
 #[derive(Debug)]
@@ -205,6 +208,9 @@ impl Machine {
             ForwardOutcome::Refused { status, message, retry_after_seconds } => {
                 self.not_reached(forward, &message, now, fx);
                 let executor_id = forward.executor_id.clone();
+                if matches!(status, 429 | 503) && forward.kind == ForwardKind::First {
+                    return Err(self.no_room(forward, message, retry_after_seconds, now));
+                }
                 Err(Refusal::ForwardFailed { executor_id, status, message, retry_after_seconds })
             }
             ForwardOutcome::Unreachable { message } => {
@@ -220,6 +226,24 @@ impl Machine {
                 Err(Refusal::ExecutorUnreachable { executor_id: forward.executor_id.clone(), message })
             }
         }
+    }
+
+    /// The executor has no room: until it says so, or one of its missions ends, the others are asked first.
+    fn no_room(
+        &mut self,
+        forward: &Forward,
+        words: String,
+        retry_after_seconds: Option<u64>,
+        now: Now,
+    ) -> Refusal {
+        let id = &forward.executor_id;
+        let until = Duration::from_secs(retry_after_seconds.unwrap_or(1)).min(LONGEST_FULL);
+        self.routing.update(id, |candidate| candidate.full = Some(words));
+        self.arm(now.instant + until, Timer::Room(id.clone()));
+        let order = &forward.order;
+        let filter = DispatchRequest::parse(order.body.as_bytes()).map(|request| request.executor_filter);
+        let explanation = self.routing.explain(&filter.unwrap_or_default(), order.long_running, None);
+        Refusal::NoExecutor { resumable: order.long_running, explanation: Box::new(explanation) }
     }
 
     /// Its line is open, or has been gone for less than the grace.

@@ -89,6 +89,7 @@ pub(super) enum Timer {
     Forget(ExecutorId),
     Question(MissionId, HitlId),
     Ask(MissionId, Ticket),
+    Room(ExecutorId),
 }
 
 /// What a new connection became.
@@ -231,6 +232,7 @@ impl Machine {
             capabilities: registration.capabilities.iter().map(Capability::opaque).collect(),
             connected: executor.line.is_some(),
             draining: executor.record.is_draining,
+            full: None,
             active: self.active_count(&id),
         });
         self.registration_order.insert(executor.record.order, id.clone());
@@ -421,6 +423,7 @@ impl Machine {
                 Timer::Forget(id) => self.forget_due(&id, now, fx),
                 Timer::Question(mission, question) => self.question_due(&mission, &question, now, fx),
                 Timer::Ask(mission, ticket) => self.ask_due(&mission, ticket, fx),
+                Timer::Room(id) => self.routing.update(&id, |candidate| candidate.full = None),
             }
         }
     }
@@ -526,7 +529,10 @@ impl Machine {
             }
         }
         let active = self.active_count(executor);
-        self.routing.update(executor, |candidate| candidate.active = active);
+        self.routing.update(executor, |candidate| {
+            candidate.active = active;
+            candidate.full = None;
+        });
     }
 
     pub(super) fn hash(&self, id_or_key: &str) -> u64 {

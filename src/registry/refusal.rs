@@ -3,7 +3,7 @@
 use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::protocol::field::FieldError;
-use crate::protocol::problem::Problem;
+use crate::protocol::problem::{BUSY, Problem};
 use crate::registry::routing::Explanation;
 use std::fmt::Write as _;
 
@@ -209,6 +209,8 @@ impl Refusal {
     pub fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::InFlight { .. } | Self::Unavailable { .. } => Some(1),
+            // The one that was chosen had no room; another one has.
+            Self::NoExecutor { explanation, .. } if explanation.capable > 0 => Some(1),
             Self::NoExecutor { .. } | Self::SessionFull { .. } | Self::ExecutorNotConnected { .. } => Some(2),
             Self::ForwardFailed { retry_after_seconds, .. } => *retry_after_seconds,
             Self::Invalid(_)
@@ -233,13 +235,22 @@ impl Refusal {
         match self {
             Self::Invalid(error) => problem.with("field", error.field.as_str()),
             Self::UnsupportedSpecVersion { .. } => problem.with("field", "spec_version"),
-            Self::NoExecutor { explanation, .. } => problem
-                .with("executors", serde_json::to_value(explanation).unwrap_or_default())
-                .hint("connect an executor that has the asked capabilities, or ask for fewer"),
+            Self::NoExecutor { explanation, .. } => {
+                let is_busy = explanation.is_busy();
+                let problem = problem
+                    .with("executors", serde_json::to_value(explanation).unwrap_or_default())
+                    .with(BUSY, is_busy);
+                if is_busy {
+                    problem.hint("come again when one of their missions has ended")
+                } else {
+                    problem.hint("connect an executor that has the asked capabilities, or ask for fewer")
+                }
+            }
             Self::Conflict { .. } => {
                 problem.hint("wait for its end, or abort it, before dispatching it anew")
             }
             Self::SessionFull { live, limit, .. } => problem
+                .with(BUSY, true)
                 .with("live", *live)
                 .with("limit", *limit)
                 .hint("wait until some have ended, or dispatch to another session"),
@@ -271,6 +282,7 @@ mod tests {
             registered: 2,
             connected: 1,
             capable: 0,
+            full: 0,
             chosen: None,
             reason: None,
             passed_over: Vec::new(),

@@ -30,6 +30,8 @@ pub struct Candidate {
     pub connected: bool,
     /// It takes no new missions.
     pub draining: bool,
+    /// With these words it has just refused one for now.
+    pub full: Option<String>,
     /// How many missions it holds.
     pub active: u64,
 }
@@ -105,14 +107,23 @@ pub struct Explanation {
     pub registered: usize,
     /// How many of them are connected.
     pub connected: usize,
-    /// How many of the connected ones fit the filter.
+    /// How many of the connected ones fit the filter and have room.
     pub capable: usize,
+    /// How many fit but have no room now.
+    pub full: usize,
     /// Who was chosen.
     pub chosen: Option<ExecutorId>,
     /// Why.
     pub reason: Option<Reason>,
     /// The others, at most 50 of them.
     pub passed_over: Vec<PassedOver>,
+}
+
+impl Explanation {
+    /// Says whether the mission need only wait: somebody fits and will have room.
+    pub fn is_busy(&self) -> bool {
+        self.capable + self.full > 0
+    }
 }
 
 /// The executors, in the order in which they would be chosen.
@@ -199,7 +210,7 @@ impl Routing {
     }
 
     fn has_room(&self, candidate: &Candidate) -> bool {
-        self.limit.is_none_or(|limit| candidate.active < limit)
+        candidate.full.is_none() && self.limit.is_none_or(|limit| candidate.active < limit)
     }
 
     /// Works out why each executor was or was not chosen.
@@ -209,12 +220,19 @@ impl Routing {
         long_running: bool,
         choice: Option<&Choice>,
     ) -> Explanation {
-        let mut capable = 0;
+        let (mut capable, mut full) = (0, 0);
         let mut passed_over = Vec::new();
         let mut all: Vec<&Candidate> = self.candidates.values().collect();
         all.sort_unstable_by_key(|candidate| candidate.order);
         for candidate in all {
-            let obstacle = self.obstacle(candidate, filter, long_running);
+            let obstacle = obstacle(candidate, filter, long_running).or_else(|| {
+                let is_full = !self.has_room(candidate);
+                full += usize::from(is_full);
+                is_full.then(|| match &candidate.full {
+                    Some(words) => format!("has no room: {words}"),
+                    None => format!("full: holds {} missions", candidate.active),
+                })
+            });
             capable += usize::from(obstacle.is_none());
             if choice.is_some_and(|choice| choice.id == candidate.id) || passed_over.len() >= MAX_EXPLAINED {
                 continue;
@@ -238,31 +256,30 @@ impl Routing {
             registered: self.candidates.len(),
             connected: self.connected,
             capable,
+            full,
             chosen: choice.map(|choice| choice.id.clone()),
             reason: choice.map(|choice| choice.reason),
             passed_over,
         }
     }
+}
 
-    fn obstacle(&self, candidate: &Candidate, filter: &ExecutorFilter, long_running: bool) -> Option<String> {
-        if filter.executor_id.as_ref().is_some_and(|id| *id != candidate.id) {
-            return Some("executor_filter.executor_id names another one".to_owned());
-        }
-        if !candidate.connected {
-            return Some("not connected".to_owned());
-        }
-        let pinned = filter.executor_id.is_some();
-        let wanted = filter.capabilities.iter().filter(|_| !pinned).map(Capability::as_str);
-        let wanted = wanted.chain(long_running.then_some(Capability::RESUMABLE));
-        let missing: Vec<&str> = wanted.filter(|capability| !candidate.has(capability)).collect();
-        if !missing.is_empty() {
-            return Some(format!("lacks {}", missing.join(", ")));
-        }
-        if candidate.draining {
-            return Some("draining: takes no new missions".to_owned());
-        }
-        (!self.has_room(candidate)).then(|| format!("full: holds {} missions", candidate.active))
+/// What else than a lack of room stands in the way.
+fn obstacle(candidate: &Candidate, filter: &ExecutorFilter, long_running: bool) -> Option<String> {
+    if filter.executor_id.as_ref().is_some_and(|id| *id != candidate.id) {
+        return Some("executor_filter.executor_id names another one".to_owned());
     }
+    if !candidate.connected {
+        return Some("not connected".to_owned());
+    }
+    let pinned = filter.executor_id.is_some();
+    let wanted = filter.capabilities.iter().filter(|_| !pinned).map(Capability::as_str);
+    let wanted = wanted.chain(long_running.then_some(Capability::RESUMABLE));
+    let missing: Vec<&str> = wanted.filter(|capability| !candidate.has(capability)).collect();
+    if !missing.is_empty() {
+        return Some(format!("lacks {}", missing.join(", ")));
+    }
+    candidate.draining.then(|| "draining: takes no new missions".to_owned())
 }
 
 #[cfg(test)]
@@ -276,7 +293,7 @@ mod tests {
 
     fn candidate(order: u64, capabilities: &[&str], active: u64) -> Candidate {
         let capabilities = capabilities.iter().map(Capability::opaque).collect();
-        Candidate { id: id(order), order, capabilities, connected: true, draining: false, active }
+        Candidate { id: id(order), order, capabilities, connected: true, draining: false, full: None, active }
     }
 
     fn filter(capabilities: &[&str]) -> ExecutorFilter {
@@ -337,7 +354,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn the_choice_is_the_one_a_plain_scan_makes(
-            seeds in prop::collection::vec((0_u8..8, any::<bool>(), any::<bool>(), 0_u64..4), 0..12),
+            seeds in prop::collection::vec((0_u8..8, any::<bool>(), any::<bool>(), any::<bool>(), 0_u64..4), 0..12),
             asked in 0_u8..8,
             long in any::<bool>(),
         ) {
@@ -347,15 +364,16 @@ mod tests {
             };
             let mut routing = Routing::new(Some(3));
             let mut plain = Vec::new();
-            for (order, (bits, connected, draining, active)) in seeds.into_iter().enumerate() {
+            for (order, (bits, connected, draining, full, active)) in seeds.into_iter().enumerate() {
+                let full = full.then(|| "no".to_owned());
                 let order = u64::try_from(order).unwrap();
-                let made = Candidate { connected, draining, ..candidate(order, &pick(bits), 0) };
+                let made = Candidate { connected, draining, full, ..candidate(order, &pick(bits), 0) };
                 routing.put(made.clone());
                 routing.update(&made.id, |candidate| candidate.active = active);
                 plain.push(Candidate { active, ..made });
             }
             let wanted = filter(&pick(asked));
-            let best = plain.iter().filter(|c| c.connected && !c.draining && c.active < 3)
+            let best = plain.iter().filter(|c| c.connected && !c.draining && c.full.is_none() && c.active < 3)
                 .filter(|c| wanted.capabilities.iter().all(|w| c.capabilities.contains(w)))
                 .filter(|c| !long || c.has("resumable"))
                 .min_by_key(|c| (!c.is_sandbox(), c.active, c.order));

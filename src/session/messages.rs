@@ -110,6 +110,8 @@ pub enum News {
         /// When the last one left.
         since: Timestamp,
     },
+    /// So many missions have ended: there may be room for others.
+    Room(usize),
     /// Somebody edited a live mission.
     Steer {
         /// Which mission.

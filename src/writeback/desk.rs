@@ -220,6 +220,9 @@ impl Desk {
         if (job.may_write || urgent) && self.ledger.as_ref().is_some_and(Ledger::is_dirty) {
             self.write(room, &mut done);
         }
+        if !done.unfollow.is_empty() {
+            tell(room, News::Room(done.unfollow.len()));
+        }
         self.sum_up(&mut done);
         if done.activity != Activity::Busy {
             self.journal = None;
@@ -567,6 +570,7 @@ impl Desk {
             other @ (News::Offers { .. }
             | News::Skipped { .. }
             | News::Uncertain { .. }
+            | News::Room(_)
             | News::Steer { .. }) => other,
         };
         begun.into_iter().map(withdraw).collect()

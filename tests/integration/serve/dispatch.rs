@@ -94,13 +94,39 @@ async fn a_forward_that_timed_out_is_asked_about_before_it_is_called_failed() {
 async fn an_executor_that_refuses_fails_the_mission_with_its_words() {
     let serve = Serve::start().await;
     let (peer, _line) = Peer::connected(&serve, 1, &[]).await;
-    for status in [401, 403, 409, 422, 500, 503] {
+    for status in [401, 403, 409, 422, 500] {
         peer.behave(Behaviour::Refuse(status));
         let answer = serve.dispatch("m-1").await;
         assert_eq!((answer.status, &answer.body["error"]), (502, &json!("executor_forward_failed")));
         assert!(answer.body["detail"].as_str().unwrap().contains("not today"), "{answer:?}");
     }
     assert_eq!(serve.get(&format!("/api/v1/executors/{}", peer.id)).await.body["active_mission_count"], 0);
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn an_executor_without_room_is_passed_over_until_one_of_its_missions_ends() {
+    let serve = Serve::start().await;
+    let (first, mut line) = Peer::connected(&serve, 1, &[]).await;
+    assert_eq!(serve.dispatch("m-1").await.status, 202);
+    first.behave(Behaviour::Refuse(503));
+    let answer = serve.dispatch("m-2").await;
+    assert_eq!((answer.status, &answer.body["error"]), (503, &json!("no_executor_available")));
+    assert_eq!((&answer.body["busy"], &answer.body["executors"]["full"]), (&json!(true), &json!(1)));
+    assert!(answer.body["detail"].as_str().unwrap().contains("has no room: not today"), "{answer:?}");
+    // It is not asked again: the third would be taken.
+    first.behave(Behaviour::Accept);
+    assert_eq!(serve.dispatch("m-2").await.body["busy"], true);
+    line.say(&first.frame("mission.completed", Some("m-1"), json!({}))).await;
+    serve.mission_in("m-1", "done").await;
+    assert_eq!(serve.dispatch("m-2").await.status, 202);
+    // Another one with room is asked instead.
+    first.behave(Behaviour::Refuse(429));
+    let (second, _other_line) = Peer::connected(&serve, 2, &[]).await;
+    assert_eq!(serve.dispatch("m-3").await.body["executor_id"], second.id.as_str());
+    let answer = serve.dispatch("m-4").await;
+    assert_eq!((answer.status, &answer.body["executors"]["capable"]), (503, &json!(1)), "{answer:?}");
+    assert_eq!(serve.dispatch("m-4").await.body["executor_id"], second.id.as_str());
     serve.stop().await;
 }
 
