@@ -307,16 +307,23 @@ impl Machine {
             mission.updated_at = now.wall;
             mission.estimated_start.clone_from(&answer.estimated_start);
             fx.writes.push(Write::Mission(Box::new(mission.clone())));
-            let key = mission.order.key.clone();
-            if let Some(entry) = self.keys.get_mut(&key).filter(|entry| entry.answer.is_none()) {
-                entry.answer = Some(answer.clone());
-                if key != entry.mission_id.as_str() {
-                    fx.writes.push(Write::Key(key, entry.clone()));
-                }
-            }
         }
+        self.answer_key(&forward.mission_id, &answer, fx);
         self.repeat_pending(&forward.mission_id, now, fx);
         response(forward.mission_id.clone(), answer, false)
+    }
+
+    /// Whoever dispatches the mission again under its key gets this answer, unless there was one before.
+    pub(super) fn answer_key(&mut self, mission_id: &MissionId, answer: &KeyAnswer, fx: &mut Effects) {
+        let Some(held) = self.missions.get(mission_id) else { return };
+        let key = &held.mission.order.key;
+        let is_its_own = |entry: &&mut KeyEntry| entry.mission_id == *mission_id && entry.answer.is_none();
+        if let Some(entry) = self.keys.get_mut(key).filter(is_its_own) {
+            entry.answer = Some(answer.clone());
+            if key != mission_id.as_str() {
+                fx.writes.push(Write::Key(key.clone(), entry.clone()));
+            }
+        }
     }
 
     fn not_reached(&mut self, forward: &Forward, message: &str, now: Now, fx: &mut Effects) {

@@ -11,6 +11,7 @@ use crate::domain::time::Now;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::{MAX_RECENT_EVENTS, MissionStatus, Waiting};
 use crate::protocol::notice;
+use crate::registry::idempotency::KeyAnswer;
 use crate::registry::machine::{Heard, Held, Machine, Timer};
 use crate::registry::record::{Action, ConnectionId, Effects, Mission, Notice, Question, Write};
 use serde_json::value::RawValue;
@@ -178,6 +179,11 @@ impl Machine {
             let name = frame.envelope.name().to_owned();
             (Arc::clone(&mission.order), name, Arc::clone(&frame.raw))
         });
+        if mission.is_accepted && !before.0 {
+            // Whatever becomes of the forward, the executor has it.
+            let (executor_id, estimated_start) = (mission.executor_id.clone(), None);
+            self.answer_key(mission_id, &KeyAnswer { executor_id, estimated_start }, fx);
+        }
         let seq = self.publish(frame, fx);
         if let Some((order, name, raw)) = end {
             if let Some(url) = notice::in_body(&order.body) {

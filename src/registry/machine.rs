@@ -690,6 +690,9 @@ mod tests {
             let listed =
                 machine.live.get(&mission.executor_id).is_some_and(|live| live.contains(&mission.id));
             prop_assert_eq!(listed, !mission.state.is_terminal());
+            if let Some(entry) = machine.keys.get(&mission.order.key) {
+                prop_assert!(!mission.is_accepted || entry.answer.is_some(), "its caller would ask for ever");
+            }
             *live.entry(&mission.executor_id).or_default() += u64::from(listed);
             if listed {
                 *live_in_session.entry(mission.order.session.clone()).or_default() += 1;

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// A caller that has waited for this long says for what.
+const LATE: Duration = Duration::from_secs(15);
+
 /// Callers that dispatch missions, each until it was answered 202.
 pub(crate) struct Callers {
     next: Arc<AtomicUsize>,
@@ -83,11 +86,28 @@ impl Caller {
 
     /// Asks until there is a 202, and returns who has the mission.
     async fn ask(&self, http: &reqwest::Client, mission: &str) -> String {
+        let begun = std::time::Instant::now();
+        let mut is_said = false;
         loop {
             let sent = http.post(&self.url).json(&order(mission)).send().await;
+            let is_late = begun.elapsed() > LATE && !std::mem::replace(&mut is_said, begun.elapsed() > LATE);
+            if is_late {
+                println!("{mission} waits for {:?}: {sent:?}", begun.elapsed());
+            }
             if let Ok(answer) = sent {
                 let status = answer.status().as_u16();
                 let body: Option<serde_json::Value> = answer.json().await.ok();
+                if is_late {
+                    let record = http
+                        .get(self.url.replace("sessions/s/dispatch", &format!("missions/{mission}")))
+                        .send()
+                        .await;
+                    let record = match record {
+                        Ok(record) => record.text().await.unwrap_or_default(),
+                        Err(error) => error.to_string(),
+                    };
+                    println!("{mission}: {body:?}; {record}");
+                }
                 assert!([202, 409, 502, 503].contains(&status), "{mission}: {status} {body:?}");
                 if let Some(body) = body.filter(|_| status == 202) {
                     return body["executor_id"].as_str().unwrap().to_owned();
