@@ -8,7 +8,8 @@ use crate::domain::id::{ExecutorId, HitlId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
 use crate::protocol::field::{FieldError, Fields};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -384,41 +385,45 @@ pub struct Waiting {
     pub detail: String,
 }
 
-/// `GET /api/v1/missions/{id}`.
+/// `GET /api/v1/missions/{id}`. What is optional and has another form is left out: the state is what counts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MissionStatus {
     /// The mission.
     pub mission_id: MissionId,
     /// Who runs it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub executor_id: Option<ExecutorId>,
     /// Where it stands.
     #[serde(with = "wire_state")]
     pub state: MissionState,
     /// When it was dispatched first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
     /// When anything about it changed last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<Timestamp>,
     /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
     /// Its last events, oldest first, at most [`MAX_RECENT_EVENTS`]; read them with [`crate::protocol::envelope::Frame::parse`].
     #[serde(default)]
     pub recent_events: Vec<Box<RawValue>>,
     /// The terminal it runs in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub pty_session_ref: Option<String>,
     /// Of the agent's process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
     /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What it waits for; only while it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+}
+
+fn if_usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// How many events a mission's status carries at most.
@@ -484,6 +489,19 @@ mod tests {
         ($name:literal) => {
             include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/executor-v1/", $name)).as_slice()
         };
+    }
+
+    #[test]
+    fn the_state_of_a_mission_is_read_whatever_the_optional_fields_look_like() {
+        let odd = r#"{"mission_id":"m","state":"running","executor_id":"not a uuid","created_at":5,"updated_at":null,
+            "completed_at":"2026-01-01T00:00:00.000Z","exit_code":"0","error":{"a":1},"waiting":{"for":"human"},"recent_events":[{"n":1.10}]}"#;
+        let read: MissionStatus = serde_json::from_str(odd).unwrap();
+        assert_eq!((read.state, &read.executor_id, &read.waiting), (MissionState::Running, &None, &None));
+        assert!(read.completed_at.is_some() && read.created_at.is_none() && read.exit_code.is_none());
+        assert_eq!(read.recent_events[0].get(), r#"{"n":1.10}"#);
+        assert!(
+            serde_json::from_str::<MissionStatus>(r#"{"mission_id":"m","state":"lost in space"}"#).is_err()
+        );
     }
 
     #[test]

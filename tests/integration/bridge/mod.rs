@@ -1,6 +1,7 @@
 //! The bridge as a process, against a registry that is not ours.
 
 mod answers;
+mod disk;
 mod drops;
 mod durability;
 mod faults;

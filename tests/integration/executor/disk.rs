@@ -1,8 +1,8 @@
 //! A disk that is full.
 
 use super::{host_on, text};
+use crate::support::mount::fill;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Says whether anyone may make a disk of their own here.
@@ -45,13 +45,4 @@ async fn a_full_disk_refuses_what_it_cannot_promise_and_loses_no_end() {
     let last = host.run("m-3", "echo well", json!({})).await;
     assert_eq!(text(&last, "/event"), "mission.completed", "{last}");
     assert!(!host.repository.root().join("ran").exists());
-}
-
-/// Takes all the room there is.
-fn fill(ballast: &Path) {
-    use std::io::Write as _;
-    let mut file = std::fs::File::create(ballast).unwrap();
-    for size in [65_536, 4096, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
-    }
 }

@@ -11,39 +11,12 @@ use aiwg_rs::session::document::{Document, Edits, MissionPatch};
 use aiwg_rs::session::store::{IgnoredReason, ReadError, SessionStore, UpdateError, WriteMode};
 
 use crate::support::folder::{Folder, session_text};
+use crate::support::mount::Mount;
 
 fn grown(document: &Document) -> Option<Vec<u8>> {
     let mut edits = Edits::new();
     edits.patch_mission("m0", MissionPatch::new().with_str("ours", &"x".repeat(200_000)));
     document.apply(&edits)
-}
-
-/// A small file system of its own; gone on drop.
-struct Mount<'a>(&'a Path);
-
-impl<'a> Mount<'a> {
-    fn tmpfs(path: &'a Path) -> Option<Self> {
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(path)),
-            Ok(output) => {
-                println!("skipped: mount is not permitted: {}", String::from_utf8_lossy(&output.stderr));
-                None
-            }
-            Err(error) => {
-                println!("skipped: mount cannot be run: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0).status().unwrap();
-        assert!(unmounted.success());
-    }
 }
 
 fn small_folder(root: &Path) -> (SessionStore, SessionId) {
@@ -57,7 +30,7 @@ fn small_folder(root: &Path) -> (SessionStore, SessionId) {
 #[test]
 fn a_full_disk_changes_nothing_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::tmpfs(directory.path()) else {
+    let Some(mount) = Mount::tmpfs(directory.path(), "256k") else {
         return;
     };
     let (store, session) = small_folder(mount.0);
@@ -80,7 +53,7 @@ fn a_full_disk_changes_nothing_and_says_so() {
 #[test]
 fn a_disk_that_fills_up_in_the_second_round_gives_the_file_back() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::tmpfs(directory.path()) else {
+    let Some(mount) = Mount::tmpfs(directory.path(), "256k") else {
         return;
     };
     let (store, session) = small_folder(mount.0);
@@ -107,7 +80,7 @@ fn a_disk_that_fills_up_in_the_second_round_gives_the_file_back() {
 #[test]
 fn a_read_only_folder_is_read_and_refuses_updates() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::tmpfs(directory.path()) else {
+    let Some(mount) = Mount::tmpfs(directory.path(), "256k") else {
         return;
     };
     let (store, session) = small_folder(mount.0);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub(crate) mod chaos_proxy;
 pub(crate) mod folder;
+pub(crate) mod mount;
 pub(crate) mod role;
 
 /// Says whether the long versions of the tests were asked for: floods of 10 GB, fifty executors, a hundred missions.
