@@ -96,7 +96,9 @@ impl Client {
         match self.get(&route::mission(mission)).await {
             Ok(answer) if answer.is_success() => {
                 match serde_json::from_slice::<MissionStatus>(&answer.body) {
-                    Ok(status) if is_earlier_run(&status) => Asked::NotKnown,
+                    Ok(status) if is_earlier_run(&status) || status.never_began == Some(true) => {
+                        Asked::NotKnown
+                    }
                     Ok(status) => {
                         Asked::Known { executor: status.executor_id.map(|id| id.as_str().to_owned()) }
                     }

@@ -25,8 +25,10 @@
 //! journal. What is ready was looked at in its file a moment ago; after [`READY_FOR`] that is too long ago, and the
 //! mission is looked at again before it is sent. A registry that takes its time finds nothing claimed ahead.
 //!
-//! Waiting for room costs no attempt and may take for ever: that is what a queue is for. At most as many missions as there
-//! are slots stand before a full registry; the others stay in the queue behind them, unless they are more urgent.
+//! Waiting for room costs no attempt and may take for ever: that is what a queue is for. When as many as there are slots
+//! have found none, the others stay in the queue behind them, unless they are more urgent. What the next one asks for may
+//! be elsewhere, so now and then it is sent all the same: at once after one that was accepted, ever more rarely after
+//! those that were not.
 
 use super::queue::Queue;
 use super::reachability::Reachability;
@@ -50,6 +52,12 @@ pub const READY_FOR: Duration = Duration::from_millis(100);
 pub fn turn_length(max_in_flight: usize) -> usize {
     (max_in_flight / 4).clamp(1, 16)
 }
+
+/// How long a crowd is passed by nobody at first, when the last one to pass it found no room either. It doubles.
+const PASS_AFTER: Duration = Duration::from_millis(250);
+
+/// A registry that asks for no more than this knows of room elsewhere.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +209,10 @@ pub struct Machine {
     /// Those that found no room and were not sent since, in the order in which they get it.
     crowd: BTreeSet<(Priority, u64, MissionKey)>,
     next_place: u64,
+    /// Missions that ended while nobody waited for their room.
+    spare_room: usize,
+    /// When the next may pass a crowd, and how long the one after that waits if it finds no room either.
+    passing: (Option<Instant>, Duration),
     beginning: usize,
     ready: VecDeque<Ready>,
     slots_used: usize,
@@ -220,6 +232,8 @@ impl Machine {
             timers: BTreeSet::new(),
             crowd: BTreeSet::new(),
             next_place: 0,
+            spare_room: 0,
+            passing: (None, PASS_AFTER),
             beginning: 0,
             ready: VecDeque::new(),
             slots_used: 0,
@@ -259,7 +273,7 @@ impl Machine {
             room -= room % turn_length;
         }
         for _ in 0..room {
-            if self.is_crowded() {
+            if self.is_crowded() && !self.may_pass(now) {
                 break;
             }
             let Some((key, offer)) = self.queue.pop(turn_length) else { break };
@@ -314,16 +328,30 @@ impl Machine {
             })
     }
 
+    /// Lets one pass a crowd, if it is time.
+    fn may_pass(&mut self, now: Now) -> bool {
+        let (at, wait) = self.passing;
+        let may = at.is_none_or(|at| at <= now.instant);
+        if may {
+            let longest = self.config.retry.cap;
+            self.passing = (Some(now.instant + wait), (wait * 2).min(longest));
+        }
+        may
+    }
+
     /// So many missions have ended: as many that wait for room may try.
     pub fn on_room(&mut self, count: usize, now: Now) {
+        /// Longer than those who try one after the other need.
+        const ALREADY: Duration = Duration::from_millis(1);
         let waits = |key: &MissionKey| match self.flights.get(key)?.stage {
-            Stage::Waiting { until, .. } => Some(until).filter(|until| *until > now.instant),
+            Stage::Waiting { until, .. } => Some(until).filter(|until| *until > now.instant + ALREADY),
             Stage::Beginning | Stage::Ready | Stage::Sending | Stage::Uncertain { .. } | Stage::Asking => {
                 None
             }
         };
         let next = self.crowd.iter().filter_map(|(.., key)| Some((key.clone(), waits(key)?)));
         let next: Vec<(MissionKey, Instant)> = next.take(count).collect();
+        self.spare_room = (self.spare_room + count - next.len()).min(self.crowd.len());
         // One after the other: the timers keep their order.
         for (at, (key, until)) in (0..).map(Duration::from_nanos).zip(next) {
             let at = now.instant + at;
@@ -445,6 +473,7 @@ impl Machine {
             Outcome::Accepted { executor, estimated_start } => {
                 let mut effects = self.answered(now);
                 self.end(&key);
+                self.passing = (None, PASS_AFTER);
                 effects.push(Effect::Tell(Order::Assigned {
                     key,
                     run,
@@ -636,7 +665,8 @@ impl Machine {
         let stale = self.ready.front().map(|ready| ready.since + READY_FOR);
         let has_room = self.slots_used < self.config.max_in_flight && self.claims_allowed() > 0;
         let due = self.timers.first().filter(|_| has_room).map(|(until, _)| *until);
-        stale.into_iter().chain(due).min()
+        let passing = self.passing.0.filter(|_| has_room && self.is_crowded());
+        stale.into_iter().chain(due).chain(passing).min()
     }
 
     fn answered(&mut self, now: Now) -> Vec<Effect> {
@@ -682,9 +712,14 @@ impl Machine {
 
     fn wait_for_room(&mut self, key: &MissionKey, retry_after: Option<Duration>, why: String, now: Now) {
         let Some(flight) = self.flights.get_mut(key) else { return };
-        flight.crowded_out = flight.crowded_out.saturating_add(1);
         flight.attempts = flight.attempts.saturating_sub(1);
-        let delay = self.config.retry.delay_after(flight.crowded_out, retry_after, seed_of(key), now.instant);
+        let delay = match retry_after {
+            _any if self.spare_room > 0 => Duration::ZERO,
+            Some(soon) if soon <= ELSEWHERE => soon,
+            other => self.config.retry.delay_after(flight.crowded_out + 1, other, seed_of(key), now.instant),
+        };
+        flight.crowded_out = flight.crowded_out.saturating_add(1);
+        self.spare_room = self.spare_room.saturating_sub(1);
         self.crowd.insert((flight.priority, flight.place, key.clone()));
         self.wait(key, delay, why, now);
     }
@@ -897,13 +932,22 @@ mod tests {
                 assert!(matches!(effects[..], [Effect::Tell(Order::Unsent { .. })]));
             }
         }
-        assert_eq!((machine.delays().count(), machine.queued(), machine.in_flight()), (3, 6, 0));
-        assert!(machine.advance(clock.now()).is_empty(), "each waits, and the others behind them");
-        machine.on_room(2, clock.now());
-        let first = begun(&machine.advance(clock.now()));
-        assert_eq!(first, [key(0)], "the timers keep the order");
-        clock.millis += 1;
-        assert_eq!(begun(&machine.advance(clock.now()))[0], key(1));
+        // Besides the three, one passed them now and then.
+        let waiting = machine.delays().count();
+        assert!((4..9).contains(&waiting), "{waiting}");
+        assert_eq!((machine.queued(), machine.in_flight()), (9 - waiting, 0));
+        let passed = begun(&machine.advance(clock.now()));
+        assert!(passed.len() <= 1, "{passed:?}");
+        // One that passes and is accepted found room elsewhere: the next may look as well.
+        clock.millis += 29_000;
+        let mut accepted = 0;
+        for key in passed.into_iter().chain(begun(&machine.advance(clock.now()))) {
+            let _sent = machine.on_begun(key.clone(), dispatch(1), clock.now());
+            let elsewhere = Outcome::Accepted { executor: None, estimated_start: None };
+            let _assigned = machine.on_outcome(key, elsewhere, clock.now());
+            accepted += begun(&machine.advance(clock.now())).len();
+        }
+        assert!(accepted >= 1);
         // Somebody more urgent does not stand behind them.
         let urgent = Offer {
             mission: MissionId::new("urgent").unwrap(),
@@ -914,6 +958,26 @@ mod tests {
         machine.on_offers(&SessionId::new("other").unwrap(), vec![urgent]);
         let begun = begun(&machine.advance(clock.now()));
         assert!(begun.iter().any(|key| key.mission.as_str() == "urgent"), "{begun:?}");
+    }
+
+    #[test]
+    fn room_goes_to_those_who_wait_in_order_and_is_kept_for_one_who_is_just_being_refused() {
+        let (mut machine, mut clock) = machine(3);
+        let keys = begun(&machine.advance(clock.now()));
+        for key in &keys {
+            let _sent = machine.on_begun(key.clone(), dispatch(1), clock.now());
+            let _unsent = machine.on_outcome(key.clone(), crowded_out(), clock.now());
+        }
+        machine.on_room(1, clock.now());
+        machine.on_room(1, clock.now());
+        assert_eq!(begun(&machine.advance(clock.now())), [key(0), key(1)], "one for each room");
+        machine.on_room(5, clock.now());
+        assert_eq!(begun(&machine.advance(clock.now())), [key(2)]);
+        // Nobody was left to wake: the room of the others is kept.
+        let _sent = machine.on_begun(key(0), dispatch(1), clock.now());
+        let _unsent = machine.on_outcome(key(0), crowded_out(), clock.now());
+        clock.millis += 1;
+        assert!(begun(&machine.advance(clock.now())).contains(&key(0)));
     }
 
     #[test]

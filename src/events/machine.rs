@@ -607,6 +607,7 @@ mod tests {
             exit_code: None,
             error: None,
             waiting: None,
+            never_began: None,
         }
     }
 

@@ -243,6 +243,7 @@ fn status(surface: &Surface, record: MissionRecord) -> MissionStatus {
         recent_events: record.recent_events,
         pty_session_ref: None,
         waiting: None,
+        never_began: None,
     }
 }
 

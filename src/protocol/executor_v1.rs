@@ -420,6 +420,9 @@ pub struct MissionStatus {
     /// What it waits for; only while it does.
     #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// True where it failed because no executor took it: it may be dispatched again as if it were unknown.
+    #[serde(default, deserialize_with = "if_usable", skip_serializing_if = "Option::is_none")]
+    pub never_began: Option<bool>,
 }
 
 fn if_usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {

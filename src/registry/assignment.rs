@@ -30,6 +30,10 @@ const MAX_ENDED_IN_MEMORY: usize = 10_000;
 /// How long to wait before asking again about a mission whose executor could not be asked. 2 s.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
+/// How long an executor counts as full at least when none of its missions ends: whoever was refused comes again after a
+/// second and finds another one. 5 s.
+const SHORTEST_FULL: Duration = Duration::from_secs(5);
+
 /// How long an executor counts as full at most when none of its missions ends. 1 min.
 const LONGEST_FULL: Duration = Duration::from_secs(60);
 
@@ -237,7 +241,7 @@ impl Machine {
         now: Now,
     ) -> Refusal {
         let id = &forward.executor_id;
-        let until = Duration::from_secs(retry_after_seconds.unwrap_or(1)).min(LONGEST_FULL);
+        let until = Duration::from_secs(retry_after_seconds.unwrap_or(0)).clamp(SHORTEST_FULL, LONGEST_FULL);
         self.routing.update(id, |candidate| candidate.full = Some(words));
         self.arm(now.instant + until, Timer::Room(id.clone()));
         let order = &forward.order;

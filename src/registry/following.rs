@@ -386,7 +386,13 @@ impl Mission {
             exit_code: self.exit_code,
             error: self.error.clone(),
             waiting: self.waiting(is_connected),
+            never_began: self.never_began().then_some(true),
         }
+    }
+
+    /// No executor ever took it.
+    pub fn never_began(&self) -> bool {
+        !self.is_accepted && self.state == MissionState::Failed
     }
 
     fn waiting(&self, is_connected: bool) -> Option<Waiting> {

@@ -117,8 +117,7 @@ impl Machine {
 
     /// The key in a mission's row, unless the mission never reached anyone.
     fn put_default_key(&mut self, mission: &Mission) {
-        let never_began = !mission.is_accepted && mission.state == MissionState::Failed;
-        if mission.order.key == mission.id.as_str() && !never_began {
+        if mission.order.key == mission.id.as_str() && !mission.never_began() {
             let answer = mission.is_accepted.then(|| KeyAnswer {
                 executor_id: mission.executor_id.clone(),
                 estimated_start: mission.estimated_start.clone(),

@@ -114,6 +114,7 @@ async fn an_executor_without_room_is_passed_over_until_one_of_its_missions_ends(
     assert_eq!((answer.status, &answer.body["error"]), (503, &json!("no_executor_available")));
     assert_eq!((&answer.body["busy"], &answer.body["executors"]["full"]), (&json!(true), &json!(1)));
     assert!(answer.body["detail"].as_str().unwrap().contains("has no room: not today"), "{answer:?}");
+    assert_eq!(serve.get("/api/v1/missions/m-2").await.body["never_began"], true);
     // It is not asked again: the third would be taken.
     first.behave(Behaviour::Accept);
     assert_eq!(serve.dispatch("m-2").await.body["busy"], true);
