@@ -25,11 +25,10 @@
 //! journal. What is ready was looked at in its file a moment ago; after [`READY_FOR`] that is too long ago, and the
 //! mission is looked at again before it is sent. A registry that takes its time finds nothing claimed ahead.
 //!
-//! Waiting for room costs no attempt and may take for ever: that is what a queue is for. When as many as there are slots
-//! have found none, the others stay in the queue behind them, unless they are more urgent. What the next one asks for may
-//! be elsewhere, so now and then it is sent all the same: at once after one that was accepted, ever more rarely after
-//! those that were not.
+//! Waiting for room costs no attempt and may take for ever: that is what a queue is for. Who tries when is in
+//! [`super::crowd`].
 
+use super::crowd::Crowd;
 use super::queue::Queue;
 use super::reachability::Reachability;
 use super::verdict::{Verdict, judge};
@@ -52,9 +51,6 @@ pub const READY_FOR: Duration = Duration::from_millis(100);
 pub fn turn_length(max_in_flight: usize) -> usize {
     (max_in_flight / 4).clamp(1, 16)
 }
-
-/// How long a crowd is passed by nobody at first, when the last one to pass it found no room either. It doubles.
-const PASS_AFTER: Duration = Duration::from_millis(250);
 
 /// A registry that asks for no more than this knows of room elsewhere.
 const ELSEWHERE: Duration = Duration::from_secs(1);
@@ -206,13 +202,8 @@ pub struct Machine {
     gate: Reachability,
     flights: HashMap<MissionKey, Flight>,
     timers: BTreeSet<(Instant, MissionKey)>,
-    /// Those that found no room and were not sent since, in the order in which they get it.
-    crowd: BTreeSet<(Priority, u64, MissionKey)>,
+    crowd: Crowd,
     next_place: u64,
-    /// Missions that ended while nobody waited for their room.
-    spare_room: usize,
-    /// When the next may pass a crowd, and how long the one after that waits if it finds no room either.
-    passing: (Option<Instant>, Duration),
     beginning: usize,
     ready: VecDeque<Ready>,
     slots_used: usize,
@@ -230,10 +221,8 @@ impl Machine {
             gate: Reachability::new(seed),
             flights: HashMap::new(),
             timers: BTreeSet::new(),
-            crowd: BTreeSet::new(),
+            crowd: Crowd::default(),
             next_place: 0,
-            spare_room: 0,
-            passing: (None, PASS_AFTER),
             beginning: 0,
             ready: VecDeque::new(),
             slots_used: 0,
@@ -273,7 +262,7 @@ impl Machine {
             room -= room % turn_length;
         }
         for _ in 0..room {
-            if self.is_crowded() && !self.may_pass(now) {
+            if self.is_crowded() && !self.crowd.may_pass(now.instant) {
                 break;
             }
             let Some((key, offer)) = self.queue.pop(turn_length) else { break };
@@ -319,24 +308,9 @@ impl Machine {
         }
     }
 
-    /// Says whether the next in the queue has as many before it as a full registry is asked about.
+    /// Says whether as many as there are slots wait for room before the next in the queue.
     fn is_crowded(&self) -> bool {
-        let limit = self.config.max_in_flight;
-        self.crowd.len() >= limit
-            && self.queue.next_priority().is_some_and(|next| {
-                self.crowd.iter().take_while(|(priority, ..)| *priority <= next).count() >= limit
-            })
-    }
-
-    /// Lets one pass a crowd, if it is time.
-    fn may_pass(&mut self, now: Now) -> bool {
-        let (at, wait) = self.passing;
-        let may = at.is_none_or(|at| at <= now.instant);
-        if may {
-            let longest = self.config.retry.cap;
-            self.passing = (Some(now.instant + wait), (wait * 2).min(longest));
-        }
-        may
+        self.crowd.stands_before(|| self.queue.next_priority(), self.config.max_in_flight)
     }
 
     /// So many missions have ended: as many that wait for room may try.
@@ -349,9 +323,9 @@ impl Machine {
                 None
             }
         };
-        let next = self.crowd.iter().filter_map(|(.., key)| Some((key.clone(), waits(key)?)));
+        let next = self.crowd.iter().filter_map(|key| Some((key.clone(), waits(key)?)));
         let next: Vec<(MissionKey, Instant)> = next.take(count).collect();
-        self.spare_room = (self.spare_room + count - next.len()).min(self.crowd.len());
+        self.crowd.keep(count - next.len());
         // One after the other: the timers keep their order.
         for (at, (key, until)) in (0..).map(Duration::from_nanos).zip(next) {
             let at = now.instant + at;
@@ -473,7 +447,7 @@ impl Machine {
             Outcome::Accepted { executor, estimated_start } => {
                 let mut effects = self.answered(now);
                 self.end(&key);
-                self.passing = (None, PASS_AFTER);
+                self.crowd.let_pass();
                 effects.push(Effect::Tell(Order::Assigned {
                     key,
                     run,
@@ -665,7 +639,9 @@ impl Machine {
         let stale = self.ready.front().map(|ready| ready.since + READY_FOR);
         let has_room = self.slots_used < self.config.max_in_flight && self.claims_allowed() > 0;
         let due = self.timers.first().filter(|_| has_room).map(|(until, _)| *until);
-        let passing = self.passing.0.filter(|_| has_room && self.is_crowded());
+        // While claims are awaited, their end is what wakes us.
+        let may_claim = has_room && self.beginning + self.ready.len() == 0;
+        let passing = self.crowd.pass_at().filter(|_| may_claim && self.is_crowded());
         stale.into_iter().chain(due).chain(passing).min()
     }
 
@@ -706,21 +682,20 @@ impl Machine {
     fn leave_crowd(&mut self, key: &MissionKey) {
         if let Some(flight) = self.flights.get_mut(key).filter(|flight| flight.crowded_out > 0) {
             flight.crowded_out = 0;
-            self.crowd.remove(&(flight.priority, flight.place, key.clone()));
+            self.crowd.leave(flight.priority, flight.place, key);
         }
     }
 
     fn wait_for_room(&mut self, key: &MissionKey, retry_after: Option<Duration>, why: String, now: Now) {
         let Some(flight) = self.flights.get_mut(key) else { return };
         flight.attempts = flight.attempts.saturating_sub(1);
+        let has_room = self.crowd.join(flight.priority, flight.place, key.clone());
         let delay = match retry_after {
-            _any if self.spare_room > 0 => Duration::ZERO,
+            _any if has_room => Duration::ZERO,
             Some(soon) if soon <= ELSEWHERE => soon,
             other => self.config.retry.delay_after(flight.crowded_out + 1, other, seed_of(key), now.instant),
         };
         flight.crowded_out = flight.crowded_out.saturating_add(1);
-        self.spare_room = self.spare_room.saturating_sub(1);
-        self.crowd.insert((flight.priority, flight.place, key.clone()));
         self.wait(key, delay, why, now);
     }
 

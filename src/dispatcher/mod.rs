@@ -9,6 +9,7 @@
 //! ```
 
 pub mod client;
+pub mod crowd;
 pub mod machine;
 pub mod payload;
 pub mod queue;
