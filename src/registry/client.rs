@@ -107,7 +107,7 @@ impl ExecutorClient {
             .request(Method::POST, &route::join(&forward.rest, &path))
             .timeout(self.timeout)
             .header("content-type", "application/json")
-            .header("idempotency-key", header_value(&forward.order.key));
+            .header("idempotency-key", &*route::visible(&forward.order.key));
         self.http.send(authorized(request, token).body(forward.order.body.clone())).await
     }
 
@@ -159,10 +159,4 @@ fn authorized(request: reqwest::RequestBuilder, token: Option<&Token>) -> reqwes
         Some(token) => request.bearer_auth(token.reveal()),
         None => request,
     }
-}
-
-/// A key may hold what a header may not: then it travels percent-encoded.
-fn header_value(key: &str) -> String {
-    let plain = key.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    if plain { key.to_owned() } else { route::segment(key) }
 }
