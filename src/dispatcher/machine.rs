@@ -257,15 +257,22 @@ impl Machine {
         // Claims of one session that start together share a write of its journal. Ahead of a brisk registry there is time
         // for whole turns only, and for longer ones.
         let turn_length = self.turn_length();
-        let mut room = self.claims_allowed();
-        if self.is_brisk() && self.beginning + self.ready.len() > 0 {
-            room -= room % turn_length;
-        }
-        for _ in 0..room {
-            if self.is_crowded() && !self.crowd.may_pass(now.instant) {
+        let whole_turns = self.is_brisk() && self.beginning + self.ready.len() > 0;
+        let (mut room, mut rest_of_turn) = (self.claims_allowed(), 0);
+        while room > 0 {
+            let is_crowded = self.is_crowded();
+            if is_crowded && !self.crowd.may_pass(now.instant) {
                 break;
             }
+            if whole_turns && !is_crowded && rest_of_turn == 0 {
+                rest_of_turn = self.queue.rest_of_turn(turn_length);
+                if rest_of_turn > room {
+                    break;
+                }
+            }
             let Some((key, offer)) = self.queue.pop(turn_length) else { break };
+            room -= 1;
+            rest_of_turn = rest_of_turn.saturating_sub(1);
             self.next_place += 1;
             self.beginning += 1;
             let flight = Flight {

@@ -116,6 +116,20 @@ impl Queue {
         None
     }
 
+    /// Returns how many missions the next [`Queue::pop`]s would take before somebody else's turn begins.
+    pub fn rest_of_turn(&self, turn_length: usize) -> usize {
+        let waiting = |session: &SessionId, class: usize| {
+            self.sessions.get(session).and_then(|classes| classes.get(class)).map_or(0, VecDeque::len)
+        };
+        let of_class = |(class, ring): (usize, &Ring)| {
+            let under_way = self.turn.as_ref().filter(|(same, _, _)| *same == class);
+            let under_way = under_way.map(|(_, session, left)| waiting(session, class).min(*left));
+            let begins = ring.order.iter().map(|session| waiting(session, class).min(turn_length));
+            under_way.into_iter().chain(begins).find(|length| *length > 0)
+        };
+        self.turns.iter().enumerate().find_map(of_class).unwrap_or(0)
+    }
+
     /// Returns how urgent the next mission is.
     pub fn next_priority(&self) -> Option<Priority> {
         let waits = |class: &usize| {
@@ -240,7 +254,15 @@ mod tests {
                 queue.replace(&session(&format!("s{s}")), list);
             }
             prop_assert_eq!(queue.len(), offers.len());
-            let out: Vec<(MissionKey, Offer)> = std::iter::from_fn(|| queue.pop(turn)).collect();
+            let mut out: Vec<(MissionKey, Offer)> = Vec::new();
+            while queue.rest_of_turn(turn) > 0 {
+                let rest = queue.rest_of_turn(turn);
+                prop_assert!(rest <= turn);
+                let taken: Vec<_> = (0..rest).filter_map(|_| queue.pop(turn)).collect();
+                prop_assert_eq!(taken.len(), rest);
+                prop_assert!(taken.iter().all(|(key, _)| key.session == taken[0].0.session), "{:?}", taken);
+                out.extend(taken);
+            }
             prop_assert_eq!(out.len(), offers.len());
             prop_assert!(queue.is_empty());
             prop_assert!(out.windows(2).all(|w| w[0].1.priority <= w[1].1.priority));
