@@ -3,18 +3,20 @@
 use super::machine::{Asked, Outcome};
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
-use crate::net::http::{Answer, Failure, Http};
+use crate::net::http::{Answer, Failure, Http, under};
 use crate::protocol::executor_v1::{DispatchAnswer, ExecutorList, MissionStatus};
 use crate::protocol::problem::{BUSY, Problem};
 use crate::protocol::route::{self, OperatorCommand};
 use crate::session::messages::{Dispatch, Steered, Wish};
-use reqwest::Method;
+use reqwest::{Method, Url};
 
 /// Speaks to one registry.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: Http,
     base: String,
+    /// Parsed once: a backlog has thousands of requests. None when it is no URL, which every request says then.
+    parsed: Option<Url>,
     operator: Option<Token>,
 }
 
@@ -28,7 +30,9 @@ pub struct Unreached {
 impl Client {
     /// Makes a client of the registry at `base`; `operator` is sent with every request when given.
     pub fn new(http: Http, base: impl Into<String>, operator: Option<Token>) -> Self {
-        Self { http, base: base.into(), operator }
+        let base = base.into();
+        let parsed = Url::parse(&base).ok().filter(|url| !url.cannot_be_a_base());
+        Self { http, base, parsed, operator }
     }
 
     /// Returns the whole address of a dispatch into `session`.
@@ -37,7 +41,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, &route::join(&self.base, path));
+        let request = match &self.parsed {
+            Some(base) => self.http.request(method, under(base, path)),
+            None => self.http.request(method, route::join(&self.base, path)),
+        };
         match &self.operator {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,

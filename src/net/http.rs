@@ -163,7 +163,7 @@ impl Http {
     }
 
     /// Starts a request; finish it with [`Http::send`].
-    pub fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
+    pub fn request(&self, method: reqwest::Method, url: impl reqwest::IntoUrl) -> reqwest::RequestBuilder {
         self.plain.request(method, url)
     }
 
@@ -213,6 +213,18 @@ impl Http {
     }
 }
 
+/// Returns the URL of `path`, given as it is to be sent, below a base that has been parsed already.
+pub fn under(base: &reqwest::Url, path: &str) -> reqwest::Url {
+    let mut url = base.clone();
+    let prefix = base.path().trim_end_matches('/');
+    if prefix.is_empty() {
+        url.set_path(path);
+    } else {
+        url.set_path(&format!("{prefix}{path}"));
+    }
+    url
+}
+
 fn builder(config: Config, names: Option<Arc<dyn reqwest::dns::Resolve>>) -> reqwest::ClientBuilder {
     install_tls();
     let builder = match names {
@@ -257,6 +269,7 @@ fn now_for_dates() -> crate::domain::time::Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::route;
 
     #[test]
     fn retry_after_is_read_as_seconds_or_as_a_date() {
@@ -267,6 +280,17 @@ mod tests {
         let wait = retry_after(&ahead.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap();
         assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn a_path_below_a_parsed_base_is_what_parsing_the_whole_would_give() {
+        for base in ["http://h:1", "http://h:1/", "https://[::1]:7/a/b", "http://h/a//"] {
+            for path in [route::HEALTH.to_owned(), route::dispatch("a/b %?#é"), route::mission("m 1")] {
+                let parsed = reqwest::Url::parse(base).unwrap();
+                let whole = reqwest::Url::parse(&route::join(base, &path)).unwrap();
+                assert_eq!(under(&parsed, &path), whole);
+            }
+        }
     }
 
     #[tokio::test]
