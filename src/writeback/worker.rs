@@ -35,9 +35,9 @@ const REST_FACTOR: u32 = 4;
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
 
 /// While more missions of a session are on their way, it rests twice as long, and at least this long: claims wait while
-/// their file is written. Half of the second within which the file must agree with the registry; when the last one is on
-/// its way, the file is written without this rest.
-const REST_WHEN_BUSY: Duration = Duration::from_millis(500);
+/// their file is written. Three quarters of the second within which the file must agree with the registry; when the last
+/// one is on its way, the file is written without this rest.
+const REST_WHEN_BUSY: Duration = Duration::from_millis(750);
 
 /// What became of requests is waited for this long while more of the session's are on their way, so that it goes into the
 /// journal together, or with the next claims: among a hundred sessions each has its turn about so often. A bridge killed
