@@ -7,13 +7,16 @@ use crate::events::machine::{Answer, Why};
 use crate::net::http::{self, Http};
 use crate::net::ws::{Connection, Failure};
 use crate::protocol::envelope::CLOSE_UNAUTHORIZED;
-use crate::protocol::executor_v1::MissionStatus;
+use crate::protocol::executor_v1::{ExecutorStatus, MissionStatus};
 use crate::protocol::route;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 /// How long a line may take to come up: the limit of the executor contract for a forward.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an executor may take to say what became of a mission. 3 s: it only looks it up.
+const EXECUTOR_LIMIT: Duration = Duration::from_secs(3);
 
 /// The registry did not tell about a mission.
 #[derive(Debug, thiserror::Error)]
@@ -47,31 +50,55 @@ impl Client {
         Self { http, config }
     }
 
-    /// Asks for the record of one mission.
+    /// Asks for the record of one mission. A registry that keeps nothing may have been started again since the mission began;
+    /// then its executor is asked, which registers with the new one and says where it is reached.
     ///
     /// # Errors
     /// [`AskError`] when there is no usable answer; the question may be repeated at any time.
     ///
     /// # Cancel safety
     /// Safe: asking changes nothing.
-    pub async fn ask(&self, mission: &MissionId) -> Result<Answer, AskError> {
-        let url = route::join(&self.config.serve_url, &route::mission(mission.as_str()));
-        let mut request = self.http.request(reqwest::Method::GET, &url);
-        if let Some(token) = &self.config.operator {
-            request = request.bearer_auth(token.reveal());
-        }
-        let answer = self.http.send(request).await?;
+    pub async fn ask(&self, mission: &MissionId, executor: Option<&ExecutorId>) -> Result<Answer, AskError> {
+        let answer = self.get(&self.config.serve_url, &route::mission(mission.as_str()), None).await?;
         match answer.status {
-            200..300 => {
-                let status: MissionStatus =
-                    serde_json::from_slice(&answer.body).map_err(AskError::Malformed)?;
-                let mut hasher = DefaultHasher::new();
-                answer.body.hash(&mut hasher);
-                Ok(Answer::Known { status: Box::new(status), print: hasher.finish() })
-            }
-            404 => Ok(Answer::NotFound),
+            200..300 => known(&answer.body),
+            404 => Ok(match executor {
+                Some(executor) => self.ask_executor(mission, executor).await.unwrap_or(Answer::NotFound),
+                None => Answer::NotFound,
+            }),
             _ => Err(AskError::Refused { message: answer.message(), retry_after: answer.retry_after }),
         }
+    }
+
+    /// What the executor itself says about a mission, if it says anything.
+    async fn ask_executor(&self, mission: &MissionId, executor: &ExecutorId) -> Option<Answer> {
+        let found = self.get(&self.config.serve_url, &route::executor(executor.as_str()), None).await.ok()?;
+        let status: ExecutorStatus =
+            serde_json::from_slice(&found.body).ok().filter(|_| found.is_success())?;
+        let rest = status.transport_endpoints?.rest;
+        let answer = self.get(&rest, &route::mission(mission.as_str()), Some(executor)).await.ok()?;
+        let known = known(&answer.body).ok().filter(|_| answer.is_success())?;
+        tracing::debug!(mission.id = %mission, executor.id = %executor, "the registry has forgotten the mission, its executor has not");
+        Some(known)
+    }
+
+    /// Asks the registry, or the executor at `base`, which is shown its own token and no other.
+    async fn get(
+        &self,
+        base: &str,
+        path: &str,
+        executor: Option<&ExecutorId>,
+    ) -> Result<http::Answer, http::Failure> {
+        let request = self.http.request(reqwest::Method::GET, route::join(base, path));
+        let (request, token) = match executor {
+            Some(executor) => (request.timeout(EXECUTOR_LIMIT), self.config.tokens.get(executor)),
+            None => (request, self.config.operator.as_ref()),
+        };
+        let request = match token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        };
+        self.http.send(request).await
     }
 
     /// Opens the line of one executor, always as an observer.
@@ -84,6 +111,13 @@ impl Client {
         let token = self.config.tokens.get(executor).or(self.config.operator.as_ref());
         Connection::open(&url, token.map(Token::reveal), CONNECT_LIMIT).await.map_err(|failure| why(&failure))
     }
+}
+
+fn known(body: &[u8]) -> Result<Answer, AskError> {
+    let status: MissionStatus = serde_json::from_slice(body).map_err(AskError::Malformed)?;
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    Ok(Answer::Known { status: Box::new(status), print: hasher.finish() })
 }
 
 /// Says whether a line that failed was refused or lost.

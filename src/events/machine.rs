@@ -90,8 +90,9 @@ pub enum Effect {
     Dial(ExecutorId),
     /// Close it politely; no answer is expected.
     HangUp(ExecutorId),
-    /// Ask the registry, then answer with [`Event::Answered`].
-    Ask(MissionId),
+    /// Ask the registry, or this executor when the registry does not know the mission; then answer with
+    /// [`Event::Answered`].
+    Ask(MissionId, Option<ExecutorId>),
     /// Pass on the registry's record.
     TellStatus(MissionId, Box<MissionStatus>),
     /// Pass on that the registry does not know the mission.
@@ -489,7 +490,8 @@ impl Machine {
             }
             held.question = Question::Open { again: false };
             self.open_questions += 1;
-            effects.push(Effect::Ask(mission));
+            let executor = held.executor.clone();
+            effects.push(Effect::Ask(mission, executor));
         }
     }
 
@@ -577,7 +579,7 @@ mod tests {
         match effect {
             Effect::Dial(id) => format!("dial {}", tail(id)),
             Effect::HangUp(id) => format!("hang up {}", tail(id)),
-            Effect::Ask(mission) => format!("ask {mission}"),
+            Effect::Ask(mission, _) => format!("ask {mission}"),
             Effect::TellStatus(mission, _) => format!("status {mission}"),
             Effect::TellNotFound(mission) => format!("not found {mission}"),
             Effect::TellLine(id, None) => format!("up {}", tail(id)),
@@ -819,7 +821,7 @@ mod tests {
                         Effect::HangUp(id) => {
                             prop_assert!(dialled.remove(&id) || up.remove(&id));
                         }
-                        Effect::Ask(mission) => open.push_back(mission),
+                        Effect::Ask(mission, _) => open.push_back(mission),
                         Effect::TellStatus(..) | Effect::TellNotFound(_) | Effect::TellLine(..) => {}
                     }
                 }

@@ -120,7 +120,7 @@ impl Worker {
                         line.cancel();
                     }
                 }
-                Effect::Ask(mission) => self.ask(mission),
+                Effect::Ask(mission, executor) => self.ask(mission, executor),
                 Effect::TellStatus(mission, status) => {
                     self.outbox.push_back(Report::Snapshot { mission, status });
                 }
@@ -174,12 +174,12 @@ impl Worker {
         self.tasks.spawn("line", line.follow());
     }
 
-    fn ask(&self, mission: MissionId) {
+    fn ask(&self, mission: MissionId, executor: Option<ExecutorId>) {
         let client = self.client.clone();
         let inner = self.inner.clone();
         self.tasks.spawn("question", async move {
             tokio::select! {
-                answer = client.ask(&mission) => drop(inner.send(News::Answered { mission, answer }).await),
+                answer = client.ask(&mission, executor.as_ref()) => drop(inner.send(News::Answered { mission, answer }).await),
                 () = inner.closed() => {}
             }
         });

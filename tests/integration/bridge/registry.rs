@@ -16,6 +16,8 @@ pub(crate) const EXECUTOR: &str = "0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11";
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Status(u16, Option<&'static str>),
+    /// A refusal with this sentence.
+    Says(u16, &'static str),
     Garbage,
     HalfABody,
     Never,
@@ -34,6 +36,7 @@ struct Counts {
     commands: Vec<(String, String, Value)>,
     script: VecDeque<Answer>,
     dispatches: usize,
+    executor_is_at: Option<String>,
 }
 
 /// Settings of the fake.
@@ -73,6 +76,7 @@ impl Registry {
             .route("/api/v1/sessions/{session}/dispatch", post(dispatch))
             .route("/api/v1/missions/{mission}", get(status))
             .route("/api/v1/missions/{mission}/{command}", post(command))
+            .route("/api/v1/executors/{executor}", get(executor))
             .route("/api/health", get(|| async { "{}" }))
             .with_state(shared.clone());
         let service = async move { axum::serve(listener, router).await };
@@ -105,6 +109,16 @@ impl Registry {
     /// Forgets every mission, as a registry does that keeps nothing and was started again.
     pub(crate) fn forget(&self) {
         self.shared.counts.lock().unwrap().started.clear();
+    }
+
+    /// Says of the executor that it is reached there.
+    pub(crate) fn executor_is_at(&self, url: &str) {
+        self.shared.counts.lock().unwrap().executor_is_at = Some(url.to_owned());
+    }
+
+    /// Knows this mission without ever having been sent it.
+    pub(crate) fn knows(&self, mission: &str) {
+        self.shared.counts.lock().unwrap().started.insert(mission.to_owned(), Instant::now());
     }
 
     pub(crate) fn dispatches(&self) -> usize {
@@ -154,6 +168,9 @@ async fn dispatch(State(shared): State<Shared>, headers: HeaderMap, body: Bytes)
                 response.headers_mut().insert("retry-after", after.parse().unwrap());
             }
             return response;
+        }
+        Some(Answer::Says(status, detail)) => {
+            return answer(status, json!({"error": detail}).to_string());
         }
         Some(Answer::Garbage) => return answer(500, "<html>oops"),
         Some(Answer::HalfABody) => return broken_off(),
@@ -207,6 +224,14 @@ async fn status(State(shared): State<Shared>, Path(mission): Path<String>) -> Re
     let body = json!({"mission_id": mission, "executor_id": EXECUTOR, "state": state, "recent_events": events,
                       "created_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-01T00:00:02.000Z"});
     answer(200, body.to_string())
+}
+
+async fn executor(State(shared): State<Shared>, Path(id): Path<String>) -> Response<Body> {
+    let Some(rest) = shared.counts.lock().unwrap().executor_is_at.clone() else {
+        return answer(404, json!({"error": "executor_not_found"}).to_string());
+    };
+    let endpoints = json!({"rest": rest, "ws": "ws://127.0.0.1:1"});
+    answer(200, json!({"executor_id": id, "transport_endpoints": endpoints}).to_string())
 }
 
 async fn command(
