@@ -7,7 +7,6 @@ use crate::dispatcher::payload::Payload;
 use crate::events;
 use crate::intake;
 use crate::net::http;
-use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::registry;
 use crate::runtime::shutdown::{Cause, Shutdown};
 use crate::runtime::tasks::Tasks;
@@ -42,7 +41,7 @@ pub fn start_bridge(watch_dir: &Path, registry: &str, tasks: &Tasks, end: &Shutd
     let config = bridge::Config {
         watcher: watcher::Config { watch_dir: watch_dir.to_owned(), ..watcher::Config::default() },
         dispatcher: dispatcher::Config { serve_url: registry.to_owned(), ..dispatcher::Config::default() },
-        payload: Payload { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned() },
+        payload: Payload::default(),
         events: events::Config { serve_url: registry.to_owned(), ..events::Config::default() },
         http: http::Config::default(),
         operator: None,

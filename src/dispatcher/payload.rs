@@ -19,15 +19,23 @@ pub struct Payload {
     pub form: PayloadForm,
     /// Stands in for a missing `completion` in the v1 form, because strict servers refuse a payload without one.
     pub default_completion: String,
+    /// Says which agent of the executor is meant, where the mission does. The Node registry refuses every dispatch that does.
+    pub names_agent: bool,
 }
 
 impl Default for Payload {
     fn default() -> Self {
-        Self { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned() }
+        Self { form: PayloadForm::V1, default_completion: DEFAULT_COMPLETION.to_owned(), names_agent: true }
     }
 }
 
 impl Payload {
+    /// Returns how bodies are made for a server that knows no agents.
+    #[must_use]
+    pub fn without_agent(&self) -> Self {
+        Self { form: PayloadForm::V1, names_agent: false, ..self.clone() }
+    }
+
     /// Returns the body for a mission given as the text it has in the file.
     ///
     /// # Errors
@@ -60,6 +68,7 @@ impl Payload {
         let executor = text("targetExecutorId").map(|id| {
             ExecutorId::new(&*id).map_err(|error| FieldError::new("targetExecutorId", error.to_string()))
         });
+        let agent = text("targetAgentId").or_else(|| text("targetAgent")).filter(|_| self.names_agent);
         let capabilities: Option<Vec<String>> = match mission.field("requiredCapabilities") {
             None | Some("null") => None,
             Some(raw) => Some(serde_json::from_str(raw).map_err(|_shape| {
@@ -78,7 +87,7 @@ impl Payload {
             executor_filter: ExecutorFilter {
                 executor_id: executor.transpose()?,
                 capabilities: capabilities.unwrap_or_default().into_iter().map(Capability::opaque).collect(),
-                agent_id: text("targetAgentId").or_else(|| text("targetAgent")).map(Cow::into_owned),
+                agent_id: agent.map(Cow::into_owned),
             },
             a2a_instance_id: None,
             metadata: Some(metadata(wire_session, mission)?),
@@ -171,6 +180,19 @@ mod tests {
             "metadata": {"mc_session_id": "s 1", "mode": "mine", "priority": "high", "n": 2},
         });
         assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn a_server_that_knows_no_agents_is_told_of_none() {
+        let document =
+            Document::parse(br#"{"missions":[{"objective":"o","targetAgent":"a"}]}"#.to_vec()).unwrap();
+        let view = document.mission_at(0).unwrap();
+        for form in [PayloadForm::V1, PayloadForm::Legacy] {
+            let payload = Payload { form, ..Payload::default() };
+            let id = MissionId::new("m").unwrap();
+            assert!(payload.body("s", &id, &view).unwrap().contains("\"agent_id\":\"a\""));
+            assert!(!payload.without_agent().body("s", &id, &view).unwrap().contains("agent_id"));
+        }
     }
 
     #[test]

@@ -269,18 +269,16 @@ impl Worker {
         let (client, done) = (Arc::clone(&self.client), self.done.clone());
         let payload = Arc::clone(&self.payload);
         self.tasks.spawn("dispatch", async move {
-            let body = payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission);
-            let outcome = match body {
-                Ok(body) => client.dispatch(&dispatch, body).await,
-                // What every server would answer, without troubling one.
-                Err(error) => Outcome::Refused {
-                    status: 400,
-                    retry_after: None,
-                    busy: false,
-                    message: error.to_string(),
-                },
-            };
-            let mut outcome = outcome;
+            let mut outcome = attempt(&client, &payload, &key, &dispatch).await;
+            if let Outcome::Refused { status: 400, message, .. } = &outcome
+                && message.contains("agent_id")
+            {
+                tracing::warn!(
+                    session.id = %key.session, mission.id = %key.mission, error = message,
+                    "the registry refuses to be told which agent is meant; the mission is sent again without"
+                );
+                outcome = attempt(&client, &payload.without_agent(), &key, &dispatch).await;
+            }
             if let Outcome::Refused { status: 503, busy: false, message, .. } = &mut outcome
                 && let Ok(list) = client.executors().await
             {
@@ -348,6 +346,16 @@ impl Worker {
         report.idle = self.machine.is_idle() && self.outbox.is_empty() && self.steering.is_empty();
         report.accepted = self.accepted;
         report.refused = self.refused;
+    }
+}
+
+async fn attempt(client: &Client, payload: &Payload, key: &MissionKey, dispatch: &Dispatch) -> Outcome {
+    match payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission) {
+        Ok(body) => client.dispatch(dispatch, body).await,
+        // What every server would answer, without troubling one.
+        Err(error) => {
+            Outcome::Refused { status: 400, retry_after: None, busy: false, message: error.to_string() }
+        }
     }
 }
 

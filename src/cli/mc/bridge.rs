@@ -206,7 +206,11 @@ impl Arguments {
                 drain_timeout: Duration::from_millis(self.drain_timeout_ms),
                 ..dispatcher::Config::default()
             },
-            payload: Payload { form, default_completion: self.default_completion.clone() },
+            payload: Payload {
+                form,
+                default_completion: self.default_completion.clone(),
+                ..Payload::default()
+            },
             events: events::Config {
                 serve_url,
                 subscribe: self.subscribe.clone(),

@@ -165,3 +165,33 @@ fn a_mission_that_the_registry_forgot_is_named_with_what_to_do() {
     folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
     ends_as(&folder, "s-0", "aborted");
 }
+
+#[test]
+fn a_mission_that_the_registry_forgot_is_asked_of_its_executor() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::from_secs(600), ..AT_ONCE });
+    let executor = Registry::start(AT_ONCE);
+    let folder = Watched::new();
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &FAST);
+    folder.queue("s", 1);
+    ends_as(&folder, "s-0", "running");
+    // The registry keeps nothing and was started again; the executor has registered with the new one.
+    registry.executor_is_at(&executor.url);
+    executor.knows("s-0");
+    registry.forget();
+    assert_eq!(ends_as(&folder, "s-0", "done")["summary"], "ok");
+}
+
+#[test]
+fn a_registry_that_knows_no_agents_is_sent_the_mission_without() {
+    let registry = Registry::start(AT_ONCE);
+    registry.answer_next_with([Answer::Says(400, "executor_filter/agent_id must NOT be there")]);
+    let folder = Watched::new();
+    let bridge = Daemon::bridge(folder.root(), &registry.url, &FAST);
+    folder.put(
+        "s",
+        &serde_json::json!({"missions": [{"id": "m", "objective": "x", "status": "queued", "targetAgent": "a"}]}),
+    );
+    assert_eq!(ends_as(&folder, "m", "done")["dispatchAttempts"], 1);
+    assert_eq!(registry.body_of("m").unwrap()["executor_filter"].get("agent_id"), None);
+    assert!(bridge.said().contains("refuses to be told which agent"));
+}
