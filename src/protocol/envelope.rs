@@ -253,8 +253,10 @@ fn mission_data(event: &MissionEvent) -> Value {
             "hitl_id": hitl_id, "response": response, "text": response, "responded_at": responded_at
         }),
         MissionEvent::Paused { reason } => json!({"state": "paused", "reason": reason}),
+        // The published schema tells it from `started` by this field alone, so strict servers drop one without it.
         MissionEvent::Resumed { resumed_from } => {
-            json!({"state": "running", "resumed_from": resumed_from.map(MissionState::as_wire)})
+            let from = resumed_from.filter(|state| *state == MissionState::Suspended);
+            json!({"state": "running", "resumed_from": from.unwrap_or(MissionState::Paused).as_wire()})
         }
         MissionEvent::Suspended { checkpoint_id, reason } => json!({
             "state": "suspended", "checkpoint_id": checkpoint_id.as_deref().unwrap_or("none"), "reason": reason
