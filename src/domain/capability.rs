@@ -47,12 +47,22 @@ impl Capability {
 }
 
 fn is_slug(text: &str) -> bool {
+    !text.contains(':') && is_extension(text)
+}
+
+/// What follows `x-`: a slug that may have parts, such as `fleet:eu`.
+fn is_extension(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b':'))
 }
 
 fn is_well_formed(text: &str) -> bool {
+    if let Some(extension) = text.strip_prefix("x-") {
+        return is_extension(extension);
+    }
     match text.split_once(':') {
         Some(("isolation", slug)) => is_slug(slug),
         Some(("runtime", name)) => match name.split_once(':') {
@@ -64,10 +74,7 @@ fn is_well_formed(text: &str) -> bool {
             pair.split_once('/').is_some_and(|(os, arch)| is_slug(os) && is_slug(arch))
         }
         Some(_) => false,
-        None => {
-            matches!(text, "resumable" | "hitl" | "multi-tenant")
-                || text.strip_prefix("x-").is_some_and(is_slug)
-        }
+        None => matches!(text, "resumable" | "hitl" | "multi-tenant"),
     }
 }
 
@@ -103,6 +110,7 @@ mod tests {
             "hitl",
             "multi-tenant",
             "x-gpu",
+            "x-fleet:eu",
         ] {
             assert!(Capability::announced(good).is_ok(), "{good}");
         }
