@@ -365,7 +365,7 @@ impl Machine {
 
     fn turn_length(&self) -> usize {
         let turn = turn_length(self.config.max_in_flight);
-        if self.is_brisk() { turn * 2 } else { turn }
+        if self.is_brisk() { turn * 4 } else { turn }
     }
 
     fn is_brisk(&self) -> bool {
