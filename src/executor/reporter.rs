@@ -3,9 +3,12 @@
 //! The line to the registry comes and goes; missions do not wait for it. Progress that nobody heard is replaced by newer
 //! progress; the last word of a mission is kept until it was sent, and repeated on a new line for a while, because a
 //! line can break after taking a frame and before delivering it.
+//!
+//! A server that keeps its missions in memory drops what it hears of one before it has read our answer to its dispatch. So
+//! a mission's frames can be held back for a moment; those of others pass.
 
 use crate::domain::id::MissionId;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -42,9 +45,22 @@ pub struct Outgoing {
 
 #[derive(Debug, Default)]
 struct State {
-    next: u64,
+    numbers: u64,
     waiting: VecDeque<Outgoing>,
     said: VecDeque<(Instant, Outgoing)>,
+    held_until: HashMap<MissionId, Instant>,
+}
+
+impl State {
+    /// Returns the first frame that may go, or when to look again.
+    fn next(&mut self, now: Instant) -> Result<Outgoing, Option<Instant>> {
+        self.held_until.retain(|_, until| *until > now);
+        let held = &self.held_until;
+        match self.waiting.iter().find(|outgoing| !held.contains_key(&outgoing.mission)) {
+            Some(first) => Ok(first.clone()),
+            None => Err(held.values().min().copied()),
+        }
+    }
 }
 
 /// The queue. Clones share it.
@@ -62,8 +78,8 @@ impl Reporter {
     /// Adds a frame.
     pub fn push(&self, mission: MissionId, text: Arc<str>, weight: Weight) {
         self.with(|state| {
-            state.next += 1;
-            let outgoing = Outgoing { number: state.next, mission, text, weight };
+            state.numbers += 1;
+            let outgoing = Outgoing { number: state.numbers, mission, text, weight };
             let last_of_mission =
                 state.waiting.iter_mut().rev().take(256).find(|other| other.mission == outgoing.mission);
             match last_of_mission {
@@ -81,17 +97,24 @@ impl Reporter {
         self.changed.notify_one();
     }
 
-    /// Waits for the first frame. It stays until [`Reporter::sent`].
+    /// Keeps the frames of a mission back for so long from now; zero lets them go.
+    pub fn hold(&self, mission: &MissionId, time: Duration) {
+        self.with(|state| state.held_until.insert(mission.clone(), Instant::now() + time));
+        self.changed.notify_one();
+    }
+
+    /// Waits for the first frame that is not held back. It stays until [`Reporter::sent`].
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn first(&self) -> Outgoing {
         loop {
             let changed = self.changed.notified();
-            if let Some(first) = self.with(|state| state.waiting.front().cloned()) {
-                return first;
+            match self.with(|state| state.next(Instant::now())) {
+                Ok(first) => return first,
+                Err(Some(until)) => drop(tokio::time::timeout_at(until, changed).await),
+                Err(None) => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -166,6 +189,24 @@ mod tests {
             said.push(first.text.to_string());
         }
         assert_eq!(said, ["a at 1199", "b at 1199", "c at 1199", "end of a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_back_lets_others_pass_and_keeps_its_order() {
+        let reporter = Reporter::default();
+        reporter.hold(&id("a"), Duration::from_millis(500));
+        for (mission, text) in [("a", "a1"), ("b", "b1"), ("a", "a2")] {
+            reporter.push(id(mission), text.into(), Weight::Change);
+        }
+        let begun = Instant::now();
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            let first = reporter.first().await;
+            reporter.sent(&first);
+            said.push((first.text.to_string(), begun.elapsed() >= Duration::from_millis(500)));
+        }
+        let said: Vec<_> = said.iter().map(|(text, late)| (text.as_str(), *late)).collect();
+        assert_eq!(said, [("b1", false), ("a1", true), ("a2", true)]);
     }
 
     #[test]

@@ -75,6 +75,10 @@ pub fn router(surface: Surface) -> Router {
         .with_state(surface)
 }
 
+/// How long a server of the older route may take to note whom it gave a mission to: the Node registry drops what it hears
+/// before. 500 ms: it does little else between reading our answer and that.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// Serves until the shutdown is complete.
 ///
 /// # Errors
@@ -146,7 +150,12 @@ async fn dispatch(
 }
 
 async fn old_dispatch(State(surface): State<Surface>, headers: HeaderMap, body: Bytes) -> Response {
-    take_in(&surface, None, &headers, &body).await
+    let mission = DispatchRequest::parse(&body).ok().map(|request| request.mission_id);
+    let hold = |time| mission.iter().for_each(|mission| surface.roster.shared.reporter.hold(mission, time));
+    hold(SETTLING);
+    let response = take_in(&surface, None, &headers, &body).await;
+    hold(if response.status().is_success() { SETTLING } else { Duration::ZERO });
+    response
 }
 
 async fn take_in(surface: &Surface, session: Option<String>, headers: &HeaderMap, body: &[u8]) -> Response {
