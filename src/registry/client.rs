@@ -9,7 +9,7 @@ use crate::domain::secret::Token;
 use crate::net::http::{Answer, Failure, Http};
 use crate::protocol::executor_v1::{DispatchAnswer, MissionStatus};
 use crate::protocol::route;
-use crate::registry::record::{Forward, ForwardKind, ForwardOutcome};
+use crate::registry::record::{Forward, ForwardKind, ForwardOutcome, RestCommand};
 use reqwest::Method;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -104,11 +104,35 @@ impl ExecutorClient {
         let path = if old { route::OLD_DISPATCH.to_owned() } else { route::dispatch(&forward.order.session) };
         let request = self
             .http
-            .request(Method::POST, &route::join(&forward.rest, &path))
+            .request(Method::POST, route::join(&forward.rest, &path))
             .timeout(self.timeout)
             .header("content-type", "application/json")
             .header("idempotency-key", &*route::visible(&forward.order.key));
         self.http.send(authorized(request, token).body(forward.order.body.clone())).await
+    }
+
+    /// Orders something over REST. Whether it is done is told by the executor's events and by nothing else, so an answer that says
+    /// no, or none, changes nothing.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it open whether the executor has the order.
+    pub async fn command(&self, command: &RestCommand, token: Option<&Token>) {
+        let path = route::command(command.mission_id.as_str(), command.command);
+        let request = self
+            .http
+            .request(Method::POST, route::join(&command.rest, &path))
+            .timeout(ASK_TIMEOUT.min(self.timeout))
+            .header("content-type", "application/json")
+            .body("{}");
+        let said = match self.http.send(authorized(request, token)).await {
+            Ok(answer) if answer.is_success() => "taken".to_owned(),
+            Ok(answer) => answer.message(),
+            Err(failure) => failure.cause(),
+        };
+        tracing::info!(
+            mission.id = %command.mission_id, executor.id = %command.executor_id, command = command.command.as_str(),
+            answer = said, "ordered over REST what was not confirmed over the line"
+        );
     }
 
     async fn ask(&self, forward: &Forward, token: Option<&Token>) -> Asked {

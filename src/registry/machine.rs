@@ -22,6 +22,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::time::{Now, Timestamp};
 use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, Frame};
 use crate::protocol::executor_v1::{ExecutorStatus, RegisterRequest};
+use crate::protocol::route::OperatorCommand;
 use crate::registry::Config;
 use crate::registry::idempotency::KeyEntry;
 use crate::registry::record::{
@@ -90,6 +91,7 @@ pub(super) enum Timer {
     Question(MissionId, HitlId),
     Ask(MissionId, Ticket),
     Room(ExecutorId),
+    Unconfirmed(MissionId, OperatorCommand),
 }
 
 /// What a new connection became.
@@ -423,6 +425,7 @@ impl Machine {
                 Timer::Forget(id) => self.forget_due(&id, now, fx),
                 Timer::Question(mission, question) => self.question_due(&mission, &question, now, fx),
                 Timer::Ask(mission, ticket) => self.ask_due(&mission, ticket, fx),
+                Timer::Unconfirmed(mission, command) => self.unconfirmed(&mission, command, fx),
                 Timer::Room(id) => self.routing.update(&id, |candidate| candidate.full = None),
             }
         }
@@ -589,7 +592,6 @@ mod tests {
     use super::*;
     use crate::domain::lifecycle::{Happening, Transition, transition};
     use crate::protocol::executor_v1::{DispatchRequest, TransportEndpoints};
-    use crate::protocol::route::OperatorCommand;
     use crate::registry::assignment::{DispatchCall, Dispatched};
     use crate::registry::following::Verdict;
     use crate::registry::idempotency::Fingerprint;
@@ -828,7 +830,7 @@ mod tests {
                 forwards.extend(fx.actions.into_iter().filter_map(|action| match action {
                     Action::Forward(forward) => Some(forward),
                     Action::Publish(_) | Action::Send(..) | Action::Close(..) | Action::Promote(_)
-                    | Action::Demote(_) | Action::Dial(_) | Action::Notify => None,
+                    | Action::Demote(_) | Action::Command(_) | Action::Dial(_) | Action::Notify => None,
                 }));
                 hold(&machine)?;
                 // An ended attempt stays as it ended; only a new dispatch, which has another ticket, begins anew.

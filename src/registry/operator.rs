@@ -1,8 +1,9 @@
 //! Pure: what people order: answer, pause, resume, abort.
 //!
 //! An order is a command to the executor, and the executor's own event confirms it: until then the mission stays what it is. An order for an
-//! executor whose line is down is kept and sent when it is back. An answer needs the line, because the question may be
-//! over by then.
+//! executor whose line is down is kept and sent when it is back. Some executors, the Node one among them, take commands over
+//! REST only: what is not confirmed within [`CONFIRM_WITHIN`] is ordered there as well. An answer needs the line, because
+//! the question may be over by then.
 
 use crate::domain::event::{Envelope, MissionEvent};
 use crate::domain::id::MissionId;
@@ -11,9 +12,14 @@ use crate::domain::time::Now;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::{CommandResponse, HitlResponse};
 use crate::protocol::route::OperatorCommand;
-use crate::registry::machine::{Executor, Machine};
-use crate::registry::record::{Effects, Write};
+use crate::registry::machine::{Executor, Machine, Timer};
+use crate::registry::record::{Action, Effects, RestCommand, Write};
 use crate::registry::refusal::Refusal;
+use std::time::Duration;
+
+/// How long an executor may take to confirm an order that came over its line. 2 s: one that listens there confirms a pause at
+/// once; to one that takes longer, an abort for instance, the same order again changes nothing.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 
 impl OperatorCommand {
     /// Says whether a mission in this state has done as ordered.
@@ -94,7 +100,7 @@ impl Machine {
     }
 
     /// Sends the order that the executor has not confirmed yet.
-    pub(super) fn repeat_pending(&self, mission_id: &MissionId, now: Now, fx: &mut Effects) {
+    pub(super) fn repeat_pending(&mut self, mission_id: &MissionId, now: Now, fx: &mut Effects) {
         let Some(held) = self.missions.get(mission_id) else { return };
         let mission = &held.mission;
         if let Some(command) = mission.pending.filter(|_| mission.is_accepted) {
@@ -102,6 +108,24 @@ impl Machine {
             let envelope =
                 Envelope::mission(mission.executor_id.clone(), mission_id.clone(), now.wall, event);
             self.tell(&mission.executor_id, &Frame::encode(envelope).raw, fx);
+            self.arm(now.instant + CONFIRM_WITHIN, Timer::Unconfirmed(mission_id.clone(), command));
+        }
+    }
+
+    /// Orders over REST what the executor should have confirmed by now.
+    pub(super) fn unconfirmed(&self, mission_id: &MissionId, command: OperatorCommand, fx: &mut Effects) {
+        let Some(held) = self.missions.get(mission_id) else { return };
+        let mission = &held.mission;
+        if mission.pending != Some(command) || mission.state.is_terminal() {
+            return;
+        }
+        if let Some(executor) = self.executors.get(&mission.executor_id) {
+            fx.actions.push(Action::Command(RestCommand {
+                mission_id: mission_id.clone(),
+                executor_id: mission.executor_id.clone(),
+                rest: executor.record.registration.transport_endpoints.rest.clone(),
+                command,
+            }));
         }
     }
 

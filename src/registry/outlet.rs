@@ -11,7 +11,7 @@ use crate::registry::dialer::Dialer;
 use crate::registry::hub::Hub;
 use crate::registry::identity::Identities;
 use crate::registry::metrics::Metrics;
-use crate::registry::record::{Forward, StoredEvent, Write};
+use crate::registry::record::{Forward, RestCommand, StoredEvent, Write};
 use crate::registry::store::{Folder, Reader, Store, StoreError};
 use crate::registry::worker::{Message, Registry};
 use crate::runtime::clock;
@@ -80,6 +80,7 @@ pub(super) enum Release {
     Publish(Arc<StoredEvent>),
     Line(LineHandle, Outgoing),
     Forward(Box<Forward>),
+    Command(Box<RestCommand>),
     Dial(ExecutorId),
     Notify,
     Nothing,
@@ -146,6 +147,11 @@ impl Releaser {
                     metrics.forward.observe(started.elapsed());
                     registry.tell(Message::Forwarded { forward, outcome }).await;
                 });
+            }
+            Release::Command(command) => {
+                let client = Arc::clone(&self.client);
+                let token = self.identities.token(&command.executor_id);
+                self.tasks.spawn("command", async move { client.command(&command, token.as_ref()).await });
             }
             Release::Dial(id) => self.dialer.dial(id, &self.registry, &self.tasks),
             Release::Notify => self.notices.notify_one(),

@@ -208,6 +208,19 @@ pub struct Forward {
     pub kind: ForwardKind,
 }
 
+/// An operator's command on its way to an executor's REST surface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestCommand {
+    /// Which mission.
+    pub mission_id: MissionId,
+    /// Whose it is.
+    pub executor_id: ExecutorId,
+    /// Where its REST surface is.
+    pub rest: String,
+    /// What is ordered.
+    pub command: OperatorCommand,
+}
+
 /// Something to be done once the writes of the same decision are on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -223,6 +236,8 @@ pub enum Action {
     Demote(ConnectionId),
     /// Send a mission to its executor, or ask about it.
     Forward(Forward),
+    /// Order over REST what was not confirmed over the line.
+    Command(RestCommand),
     /// Call an executor that has not called us.
     Dial(ExecutorId),
     /// A notice waits to be sent.

@@ -286,6 +286,7 @@ impl Worker {
                 Action::Promote(connection) => self.to_line(connection, Outgoing::Promote),
                 Action::Demote(connection) => self.to_line(connection, Outgoing::Demote),
                 Action::Forward(forward) => Release::Forward(Box::new(forward)),
+                Action::Command(command) => Release::Command(Box::new(command)),
                 Action::Dial(id) => Release::Dial(id),
                 Action::Notify => Release::Notify,
             };

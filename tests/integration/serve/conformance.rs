@@ -174,3 +174,27 @@ async fn an_executor_that_only_listens_and_knows_only_the_old_route_is_dialled_a
     listening.abort();
     serve.stop().await;
 }
+
+/// The Node executor takes commands over REST only.
+#[tokio::test]
+async fn a_command_that_the_executor_does_not_confirm_over_its_line_is_ordered_over_rest() {
+    let serve = Serve::start().await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    for mission in ["m-deaf", "m-obeys"] {
+        serve.dispatch(mission).await;
+        assert_eq!(serve.post(&format!("/api/v1/missions/{mission}/abort"), &json!({})).await.status, 202);
+    }
+    line.say(&peer.frame("mission.aborted", Some("m-obeys"), json!({}))).await;
+    serve.mission_in("m-obeys", "aborted").await;
+    let ordered = || peer.surface.lock().unwrap().commands.clone();
+    soon(async {
+        while ordered().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    line.say(&peer.frame("mission.aborted", Some("m-deaf"), json!({}))).await;
+    serve.mission_in("m-deaf", "aborted").await;
+    assert_eq!(ordered(), [("m-deaf".to_owned(), "abort".to_owned())]);
+    serve.stop().await;
+}

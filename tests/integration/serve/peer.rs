@@ -224,6 +224,8 @@ pub(crate) struct Surface {
     pub(crate) knows: Option<Value>,
     /// When asked about a mission that it was sent, it says that it runs.
     pub(crate) remembers: bool,
+    /// Mission and command of every order that came over REST.
+    pub(crate) commands: Vec<(String, String)>,
 }
 
 /// An executor: its REST surface, and what it registered with.
@@ -244,13 +246,19 @@ impl Drop for Peer {
 impl Peer {
     /// Starts a REST surface and registers it.
     pub(crate) async fn register(serve: &Serve, number: u32, capabilities: &[&str]) -> Self {
-        let surface =
-            Surface { behaviour: Behaviour::Accept, dispatches: Vec::new(), knows: None, remembers: false };
+        let surface = Surface {
+            behaviour: Behaviour::Accept,
+            dispatches: Vec::new(),
+            knows: None,
+            remembers: false,
+            commands: Vec::new(),
+        };
         let surface = Arc::new(Mutex::new(surface));
         let app = axum::Router::new()
             .route("/api/v1/sessions/{id}/dispatch", post(new_dispatch))
             .route("/dispatch", post(old_dispatch))
             .route("/api/v1/missions/{id}", get(mission))
+            .route("/api/v1/missions/{id}/{command}", post(command))
             .with_state(Arc::clone(&surface));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let rest = format!("http://{}", listener.local_addr().unwrap());
@@ -344,6 +352,11 @@ async fn take(State(surface): Shared, path: String, headers: &HeaderMap, body: &
         }
         Behaviour::Hang => std::future::pending().await,
     }
+}
+
+async fn command(State(surface): Shared, Path(order): Path<(String, String)>) -> StatusCode {
+    surface.lock().unwrap().commands.push(order);
+    StatusCode::ACCEPTED
 }
 
 async fn mission(State(surface): Shared, Path(id): Path<String>) -> Response {
