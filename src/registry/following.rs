@@ -249,9 +249,13 @@ impl Machine {
     }
 
     /// Returns what an observer of this executor needs to catch up: the last events of its live missions.
-    pub fn replay(&self, executor_id: &ExecutorId) -> Vec<Arc<str>> {
+    pub fn replay(&self, executor_id: &ExecutorId) -> Vec<(MissionId, Arc<str>)> {
         let live = self.live.get(executor_id).into_iter().flatten();
-        live.filter_map(|id| self.missions.get(id)).flat_map(Held::recent).collect()
+        let of = |held: &'_ Held| {
+            let id = held.mission.id.clone();
+            held.recent().map(move |text| (id.clone(), text)).collect::<Vec<_>>()
+        };
+        live.filter_map(|id| self.missions.get(id)).flat_map(of).collect()
     }
 
     /// Returns the status of a mission.

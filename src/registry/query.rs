@@ -1,5 +1,6 @@
 //! Edge: lists out of the store, page by page.
 
+use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
 use crate::registry::record::{Mission, Notice, StoredEvent};
@@ -7,6 +8,7 @@ use crate::registry::row;
 use crate::registry::store::{Reader, StoreError};
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, params, params_from_iter};
+use std::sync::Arc;
 
 /// Which missions are wanted, newest first.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +109,33 @@ pub fn events(
         let events = rows.collect::<rusqlite::Result<Vec<_>>>()?;
         let last = events.last().map(|event| event.seq);
         Ok((events.into_iter().filter(|event| filter.wants(event)).collect(), last))
+    })
+}
+
+/// Returns what missions of an executor said that ended after `since`, up to the event `until`, in order; of the last two
+/// thousand that ended, whoever had them.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub fn ended_lately(
+    reader: &Reader,
+    executor: &ExecutorId,
+    since: Timestamp,
+    until: u64,
+) -> Result<Vec<(MissionId, Arc<str>)>, StoreError> {
+    let columns = row::EVENT;
+    // Neither a plan that begins with the events nor one that looks for the executor would end soon.
+    let query = format!(
+        "SELECT {columns} FROM (SELECT mission_id AS ended, executor_id AS whose, events_after FROM missions \
+            WHERE completed_at >= ?1 ORDER BY completed_at DESC LIMIT 2000) \
+         CROSS JOIN events ON mission_id = ended AND seq > events_after \
+         WHERE whose = ?2 AND seq <= ?3 ORDER BY seq"
+    );
+    reader.read(|connection| {
+        let mut statement = connection.prepare_cached(&query)?;
+        let rows = statement.query_map(params![since.as_millis(), executor.as_str(), until], row::event)?;
+        let heard = |event: StoredEvent| event.mission_id.map(|mission| (mission, event.raw));
+        rows.filter_map(|event| event.map(heard).transpose()).collect()
     })
 }
 

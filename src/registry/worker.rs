@@ -3,7 +3,7 @@
 //! Whatever the machine decides leaves through one outlet, in the order of the decisions: replies, frames to executors, events to
 //! observers, forwards. With a store behind it the outlet first commits what the same decisions asked to have written.
 
-use crate::domain::id::ExecutorId;
+use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Now, Timestamp};
 use crate::protocol::envelope::Frame;
@@ -43,6 +43,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const BATCH: usize = 512;
 
 type Reply<T> = oneshot::Sender<T>;
+
+/// What live missions said lately, each frame with its mission.
+type Replay = Vec<(MissionId, Arc<str>)>;
 
 pub(super) enum Message {
     Register {
@@ -101,7 +104,7 @@ pub(super) enum Message {
     },
     Observe {
         id: ExecutorId,
-        reply: Reply<(Vec<Arc<str>>, Subscription)>,
+        reply: Reply<(Replay, Subscription)>,
     },
     WebhookReached {
         url: String,

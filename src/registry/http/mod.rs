@@ -13,5 +13,6 @@ pub mod params;
 pub mod rates;
 pub mod router;
 pub mod sessions;
+mod settling;
 pub mod state;
 pub mod ws;

@@ -3,10 +3,13 @@
 //! Who has the executor's token may be the executor, or a bridge that was given it. Nobody but the executor speaks, so the
 //! first valid frame decides; until then, or for good, the connection listens. `role=observer` says outright that it only listens.
 //!
+//! An observer that says nothing of itself may be a Node bridge: it first gets what missions that ended a moment ago said, and
+//! every mission's first events a little later, see [`super::settling`].
+//!
 //! An observer that wants to miss nothing comes with `after=now`: its envelopes carry their number, `event_id`, and when its
 //! connection breaks it comes again with `after=` the last one it has.
 
-use crate::domain::id::ExecutorId;
+use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::secret::Token;
 use crate::net::ws::{DEAD_AFTER, PING_EVERY};
 use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, CLOSE_UNAUTHORIZED, OBSERVER_GAP};
@@ -18,11 +21,12 @@ use crate::registry::http::executors::{bearer, is_token, known_form};
 use crate::registry::http::feed::Feed;
 use crate::registry::http::guard::is_operator_token;
 use crate::registry::http::params::{Params, Segment};
+use crate::registry::http::settling::Settling;
 use crate::registry::http::state::{App, Peer};
 use crate::registry::hub::{Batch, Subscription};
 use crate::registry::machine::{Attached, Opened};
 use crate::registry::outlet::{self, LineOrders, Outgoing};
-use crate::registry::query::EventFilter;
+use crate::registry::query::{self, EventFilter};
 use crate::registry::record::{ConnectionId, StoredEvent};
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::{LineOpened, Message as ToWorker};
@@ -42,6 +46,10 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Frames that are handed to the worker together.
 const FRAMES_AT_ONCE: usize = 128;
+
+/// How long ago a mission may have ended that an observer is still told of. One that begins to listen because its dispatch
+/// was answered comes within milliseconds; a minute is a slow start of its program.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long one write may take before the peer counts as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,7 +96,8 @@ pub async fn upgrade(
         Ok(begin) => begin,
         Err(error) => return Refusal::from(error).into_response(),
     };
-    let observes = access.role.as_deref() == Some("observer") || begin.is_some() || app.config.read_only;
+    let says_so = access.role.as_deref() == Some("observer");
+    let observes = says_so || begin.is_some() || app.config.read_only;
     let is_operator = token.as_ref().is_some_and(|token| is_operator_token(&app, token));
     let role = if holds_token && !observes {
         Role::TokenHolder
@@ -105,7 +114,7 @@ pub async fn upgrade(
         .write_buffer_size(16 << 10)
         .max_write_buffer_size(MAX_MESSAGE_BYTES)
         .on_upgrade(async move |socket| {
-            let work = serve(socket, Arc::clone(&app), id, role, begin);
+            let work = serve(socket, Arc::clone(&app), id, role, says_so, begin);
             let (done, end) = tokio::sync::oneshot::channel::<()>();
             // On the tracker, so that the shutdown waits for the closing handshake.
             app.tasks.spawn("line", async move {
@@ -149,7 +158,14 @@ enum Role {
     Nobody,
 }
 
-async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role, begin: Option<Begin>) {
+async fn serve(
+    mut socket: WebSocket,
+    app: Arc<App>,
+    id: ExecutorId,
+    role: Role,
+    says_so: bool,
+    begin: Option<Begin>,
+) {
     if role == Role::Nobody {
         close(&mut socket, CLOSE_UNAUTHORIZED, "token invalid").await;
         return;
@@ -164,6 +180,7 @@ async fn serve(mut socket: WebSocket, app: Arc<App>, id: ExecutorId, role: Role,
         orders,
         speaks: role == Role::TokenHolder,
         observed: None,
+        says_so,
         begin,
         listen_at: None,
         heard: Instant::now(),
@@ -193,6 +210,8 @@ struct Line {
     /// It has the executor's token: its frames count.
     speaks: bool,
     observed: Option<Observed>,
+    /// It asked to be an observer, so it knows what it will hear.
+    says_so: bool,
     begin: Option<Begin>,
     listen_at: Option<Instant>,
     heard: Instant,
@@ -323,13 +342,22 @@ impl Line {
             self.observed = feed.ok().map(|feed| Observed::Numbered(Box::new(feed)));
             return self.observed.is_some();
         }
-        match self.app.registry.ask(|reply| ToWorker::Observe { id, reply }).await {
-            Ok((replay, subscription)) => {
-                self.observed = Some(Observed::Copy(subscription));
-                self.write(&replay).await
+        let asked = self.app.registry.ask(|reply| ToWorker::Observe { id: id.clone(), reply }).await;
+        let Ok((replay, subscription)) = asked else { return false };
+        let mut texts = Vec::with_capacity(replay.len());
+        let settling = if self.says_so {
+            texts.extend(replay.into_iter().map(|(_, text)| text));
+            None
+        } else {
+            let ended = ended_before(&self.app, id, subscription.after()).await;
+            let (mut settling, now) = (Settling::default(), std::time::Instant::now());
+            for (mission, text) in ended.into_iter().chain(replay) {
+                settling.take(Some(&mission), text, now, &mut texts);
             }
-            Err(_ending) => false,
-        }
+            Some(settling)
+        };
+        self.observed = Some(Observed::Copy(subscription, settling));
+        self.write(&texts).await
     }
 
     async fn timer(&mut self) -> bool {
@@ -360,10 +388,20 @@ impl Line {
     }
 }
 
+/// What missions of an executor said that ended shortly before, up to this event.
+async fn ended_before(app: &App, id: ExecutorId, until: u64) -> Vec<(MissionId, Arc<str>)> {
+    let since = crate::runtime::clock::wall().minus(ENDED_WITHIN);
+    let found = app.query(move |reader| query::ended_lately(reader, &id, since, until)).await;
+    found.unwrap_or_else(|refusal| {
+        tracing::warn!(error = ?refusal, "an observer is not told what ended before it came");
+        Vec::new()
+    })
+}
+
 /// What an observer reads.
 enum Observed {
-    /// Events as they came. One that is too slow is told how many it missed.
-    Copy(Subscription),
+    /// Events as they came, or settled ones. One that is too slow is told how many it missed.
+    Copy(Subscription, Option<Settling>),
     /// Each with its number and none missing, for those who came with `after`.
     Numbered(Box<Feed>),
 }
@@ -373,12 +411,29 @@ impl Observed {
     /// Safe: nothing is taken unless it is returned.
     async fn next_texts(&mut self, id: &ExecutorId) -> Option<Vec<Arc<str>>> {
         match self {
-            Self::Copy(subscription) => {
+            Self::Copy(subscription, None) => {
                 let batch = subscription.next_batch().await?;
-                let gap = (batch.missed > 0).then(|| gap(id, &batch));
                 let copies = batch.events.iter().map(|event| Arc::clone(&event.raw));
-                Some(gap.into_iter().chain(copies).collect())
+                Some(gap(id, &batch).into_iter().chain(copies).collect())
             }
+            Self::Copy(subscription, Some(settling)) => loop {
+                let mut texts = Vec::new();
+                let until = settling.next_wakeup().map(Instant::from_std);
+                tokio::select! {
+                    batch = subscription.next_batch() => {
+                        let batch = batch?;
+                        texts.extend(gap(id, &batch));
+                        let now = std::time::Instant::now();
+                        for event in &batch.events {
+                            settling.take(event.mission_id.as_ref(), Arc::clone(&event.raw), now, &mut texts);
+                        }
+                    }
+                    () = sleep_until(until) => settling.due(std::time::Instant::now(), &mut texts),
+                }
+                if !texts.is_empty() {
+                    break Some(texts);
+                }
+            },
             Self::Numbered(feed) => {
                 let events = feed.next_batch().await?;
                 Some(events.iter().map(|event| numbered(event)).collect())
@@ -387,14 +442,24 @@ impl Observed {
     }
 }
 
-/// Tells an observer that it was too slow, and after which event to ask again: with `after` here or as the stream's last id.
-fn gap(id: &ExecutorId, batch: &Batch) -> Arc<str> {
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells an observer that was too slow, and after which event to ask again: with `after` here or as the stream's last id.
+fn gap(id: &ExecutorId, batch: &Batch) -> Option<Arc<str>> {
+    if batch.missed == 0 {
+        return None;
+    }
     let ts = crate::runtime::clock::wall().to_string();
     let text = serde_json::json!({
         "event": OBSERVER_GAP, "executor_id": id.as_str(), "ts": ts,
         "data": {"missed": batch.missed, "after": batch.after}
     });
-    Arc::from(text.to_string())
+    Some(Arc::from(text.to_string()))
 }
 
 /// Adds an event's number as the last member of its envelope, so that it wins over one of the executor's own.

@@ -42,7 +42,7 @@ async fn a_restarted_registry_goes_on_where_it_stopped() {
     let answer = json!({"hitl_id": "h-1", "response": "yes"});
     assert_eq!(serve.post("/api/v1/missions/m-asks/hitl_response", &answer).await.status, 202);
     line.hear_event("mission.hitl_responded").await;
-    let mut observer = serve.socket(&peer.id, "").await;
+    let mut observer = serve.socket(&peer.id, "?role=observer").await;
     assert_eq!(
         observer.hear().await.unwrap()["event"],
         "mission.hitl_required",

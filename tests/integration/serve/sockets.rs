@@ -71,7 +71,7 @@ async fn an_observer_gets_the_recent_events_of_live_missions_first_and_its_words
     line.say(&peer.frame("mission.progress", Some("m-1"), json!({"summary": "half", "x_kept": [1.10]})))
         .await;
     serve.mission_in("m-2", "done").await;
-    let mut observer = serve.socket(&peer.id, "").await;
+    let mut observer = serve.socket(&peer.id, "?role=observer").await;
     assert_eq!(observer.hear().await.unwrap()["event"], "mission.started");
     let progress = observer.hear().await.unwrap();
     assert_eq!(progress["data"]["x_kept"], json!([1.10]), "untouched");
@@ -172,7 +172,7 @@ async fn an_observer_that_was_too_slow_is_told_what_it_missed_and_where_to_get_i
     let serve = Serve::start().await;
     let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
     serve.dispatch("m-1").await;
-    let mut slow = serve.socket(&peer.id, "").await;
+    let mut slow = serve.socket(&peer.id, "?role=observer").await;
     let long = "x".repeat(200_000);
     for number in 0..EVENTS {
         line.say(&peer.frame("mission.progress", Some("m-1"), json!({"iteration": number, "x": long}))).await;
@@ -266,4 +266,34 @@ async fn the_end_of_the_registry_closes_every_line_in_order() {
     let _idle = tokio::net::TcpStream::connect(address).await.unwrap();
     let ((), heard, seen) = tokio::join!(serve.stop(), line.hear(), observer.hear());
     assert_eq!((heard, seen), (Err(1000), Err(1000)));
+}
+
+/// What a Node bridge does: it begins to listen when its dispatch was answered, and needs a moment to note the mission.
+#[tokio::test]
+async fn an_observer_that_says_nothing_of_itself_hears_of_missions_that_were_too_fast_for_it() {
+    let serve = Serve::start().await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    serve.dispatch("m-fast").await;
+    for event in ["mission.started", "mission.completed"] {
+        line.say(&peer.frame(event, Some("m-fast"), json!({"agent_runtime": "shell"}))).await;
+    }
+    serve.mission_in("m-fast", "done").await;
+    let mut plain = serve.socket(&peer.id, "").await;
+    let mut knowing = serve.socket(&peer.id, "?role=observer").await;
+    assert_eq!(plain.hear_event("mission.started").await["mission_id"], "m-fast");
+    assert_eq!(plain.hear().await.unwrap()["event"], "mission.completed");
+
+    serve.dispatch("m-next").await;
+    let said = std::time::Instant::now();
+    line.say(&peer.frame("mission.started", Some("m-next"), json!({}))).await;
+    assert_eq!(knowing.hear().await.unwrap()["mission_id"], "m-next", "nothing of what ended before");
+    let at_once = said.elapsed();
+    line.say(&peer.frame("mission.completed", Some("m-next"), json!({}))).await;
+    for event in ["mission.started", "mission.completed"] {
+        let frame = plain.hear().await.unwrap();
+        assert_eq!((&frame["event"], &frame["mission_id"]), (&json!(event), &json!("m-next")));
+        assert!(said.elapsed() >= Duration::from_millis(1900), "{:?}", said.elapsed());
+    }
+    assert!(at_once < said.elapsed());
+    serve.stop().await;
 }
