@@ -17,6 +17,7 @@ use crate::session::messages::{Dispatch, MissionKey, News, Order, Steered, Wish}
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,8 @@ struct Worker {
     machine: Machine,
     client: Arc<Client>,
     payload: Arc<Payload>,
+    /// The registry refused a dispatch for naming an agent.
+    knows_no_agents: Arc<AtomicBool>,
     tasks: Tasks,
     shutdown: Shutdown,
     done: mpsc::Sender<Done>,
@@ -97,6 +100,7 @@ pub async fn run(
         machine: Machine::new(config, seed),
         client: Arc::new(client),
         payload: Arc::new(payload),
+        knows_no_agents: Arc::default(),
         tasks: Tasks::new(shutdown.clone()),
         shutdown: shutdown.clone(),
         done,
@@ -268,16 +272,22 @@ impl Worker {
     fn send(&self, key: MissionKey, dispatch: Dispatch) {
         let (client, done) = (Arc::clone(&self.client), self.done.clone());
         let payload = Arc::clone(&self.payload);
+        let knows_no_agents = Arc::clone(&self.knows_no_agents);
         self.tasks.spawn("dispatch", async move {
-            let mut outcome = attempt(&client, &payload, &key, &dispatch).await;
+            let strict = payload.without_agent();
+            let payload = if knows_no_agents.load(Ordering::Relaxed) { &strict } else { &*payload };
+            let mut outcome = attempt(&client, payload, &key, &dispatch).await;
             if let Outcome::Refused { status: 400, message, .. } = &outcome
                 && message.contains("agent_id")
+                && payload.names_agent
             {
-                tracing::warn!(
-                    session.id = %key.session, mission.id = %key.mission, error = message,
-                    "the registry refuses to be told which agent is meant; the mission is sent again without"
-                );
-                outcome = attempt(&client, &payload.without_agent(), &key, &dispatch).await;
+                if !knows_no_agents.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        session.id = %key.session, mission.id = %key.mission, error = message,
+                        "the registry refuses to be told which agent is meant; from now on missions are sent without"
+                    );
+                }
+                outcome = attempt(&client, &strict, &key, &dispatch).await;
             }
             if let Outcome::Refused { status: 503, busy: false, message, .. } = &mut outcome
                 && let Ok(list) = client.executors().await
