@@ -9,14 +9,20 @@ use crate::net::ws::{Connection, Failure};
 use crate::protocol::envelope::CLOSE_UNAUTHORIZED;
 use crate::protocol::executor_v1::{ExecutorStatus, MissionStatus};
 use crate::protocol::route;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long a line may take to come up: the limit of the executor contract for a forward.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long an executor may take to say what became of a mission. 3 s: it only looks it up.
 const EXECUTOR_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long an executor that did not answer is left alone.
+const LEFT_ALONE: Duration = Duration::from_secs(15);
 
 /// The registry did not tell about a mission.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +48,14 @@ pub enum AskError {
 pub struct Client {
     http: Http,
     config: Config,
+    /// Executors that did not answer, and since when.
+    silent: Arc<Mutex<HashMap<ExecutorId, Instant>>>,
 }
 
 impl Client {
     /// Makes a client of the registry that `config` names.
     pub fn new(http: Http, config: Config) -> Self {
-        Self { http, config }
+        Self { http, config, silent: Arc::default() }
     }
 
     /// Asks for the record of one mission. A registry that keeps nothing may have been started again since the mission began;
@@ -70,19 +78,41 @@ impl Client {
         }
     }
 
-    /// What the executor itself says about a mission, if it says anything.
+    /// What the executor itself says about a mission, if it says anything. One that does not answer is left alone for a while:
+    /// it may have had a thousand missions, and those of others wait for their turn to be asked about.
     async fn ask_executor(&self, mission: &MissionId, executor: &ExecutorId) -> Option<Answer> {
+        let is_silent = |silent: &HashMap<ExecutorId, Instant>| {
+            silent.get(executor).is_some_and(|since| since.elapsed() < LEFT_ALONE)
+        };
+        if is_silent(&self.silent.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return None;
+        }
         let found = self.get(&self.config.serve_url, &route::executor(executor.as_str()), None).await.ok()?;
         let status: ExecutorStatus =
             serde_json::from_slice(&found.body).ok().filter(|_| found.is_success())?;
         let rest = status.transport_endpoints?.rest;
-        let answer = self.get(&rest, &route::mission(mission.as_str()), Some(executor)).await.ok()?;
+        // Its own host is not ours when the registry is on another one.
+        if is_here(&rest) && !is_here(&self.config.serve_url) {
+            return None;
+        }
+        let asked = self.get(&rest, &route::mission(mission.as_str()), Some(executor)).await;
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(answer) = asked else {
+            silent.insert(executor.clone(), Instant::now());
+            return None;
+        };
+        silent.remove(executor);
         let known = known(&answer.body).ok().filter(|_| answer.is_success())?;
+        let Answer::Known { status, .. } = &known else { return None };
+        if status.mission_id != *mission || status.executor_id.as_ref() != Some(executor) {
+            return None;
+        }
         tracing::debug!(mission.id = %mission, executor.id = %executor, "the registry has forgotten the mission, its executor has not");
         Some(known)
     }
 
-    /// Asks the registry, or the executor at `base`, which is shown its own token and no other.
+    /// Asks the registry, or the executor at `base`, which is shown its own token and no other, and that only where nobody can
+    /// listen.
     async fn get(
         &self,
         base: &str,
@@ -91,7 +121,10 @@ impl Client {
     ) -> Result<http::Answer, http::Failure> {
         let request = self.http.request(reqwest::Method::GET, route::join(base, path));
         let (request, token) = match executor {
-            Some(executor) => (request.timeout(EXECUTOR_LIMIT), self.config.tokens.get(executor)),
+            Some(executor) => {
+                let token = self.config.tokens.get(executor).filter(|_| is_private(base));
+                (request.timeout(EXECUTOR_LIMIT), token)
+            }
             None => (request, self.config.operator.as_ref()),
         };
         let request = match token {
@@ -111,6 +144,16 @@ impl Client {
         let token = self.config.tokens.get(executor).or(self.config.operator.as_ref());
         Connection::open(&url, token.map(Token::reveal), CONNECT_LIMIT).await.map_err(|failure| why(&failure))
     }
+}
+
+fn is_here(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn is_private(url: &str) -> bool {
+    is_here(url) || url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 fn known(body: &[u8]) -> Result<Answer, AskError> {

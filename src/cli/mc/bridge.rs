@@ -102,7 +102,7 @@ pub struct Arguments {
         help_heading = "Events"
     )]
     subscribe: Vec<ExecutorId>,
-    /// Show this executor's token, read from a file, to registries whose observers need one
+    /// Show this executor's token, read from a file, to registries whose observers need one, and to the executor itself
     #[arg(
         long,
         env = "AIWG_RS_EXECUTOR_TOKEN",
