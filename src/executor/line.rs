@@ -141,6 +141,7 @@ async fn ended(shutdown: &Shutdown, roster: &Roster) {
 }
 
 async fn flush(line: &mut Line, roster: &Roster) {
+    roster.shared.reporter.let_go();
     loop {
         // Whatever is not there at once will not come any more.
         let Ok(outgoing) =

@@ -97,7 +97,13 @@ impl Reporter {
         self.changed.notify_one();
     }
 
-    /// Keeps the frames of a mission back for so long from now; zero lets them go.
+    /// Lets everything go that is held back.
+    pub fn let_go(&self) {
+        self.with(|state| state.held_until.clear());
+        self.changed.notify_one();
+    }
+
+    /// Keeps the frames of a mission back for so long from now.
     pub fn hold(&self, mission: &MissionId, time: Duration) {
         self.with(|state| state.held_until.insert(mission.clone(), Instant::now() + time));
         self.changed.notify_one();
@@ -207,6 +213,11 @@ mod tests {
         }
         let said: Vec<_> = said.iter().map(|(text, late)| (text.as_str(), *late)).collect();
         assert_eq!(said, [("b1", false), ("a1", true), ("a2", true)]);
+        reporter.hold(&id("a"), Duration::from_secs(60));
+        reporter.push(id("a"), "a3".into(), Weight::Last);
+        reporter.let_go();
+        assert_eq!(&*reporter.first().await.text, "a3");
+        assert!(begun.elapsed() < Duration::from_secs(1));
     }
 
     #[test]

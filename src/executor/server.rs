@@ -79,6 +79,9 @@ pub fn router(surface: Surface) -> Router {
 /// before. 500 ms: it does little else between reading our answer and that.
 const SETTLING: Duration = Duration::from_millis(500);
 
+/// How long it may take until our answer is ready: a durable write, on a slow disk.
+const TAKING_IN: Duration = Duration::from_secs(10);
+
 /// Serves until the shutdown is complete.
 ///
 /// # Errors
@@ -152,9 +155,9 @@ async fn dispatch(
 async fn old_dispatch(State(surface): State<Surface>, headers: HeaderMap, body: Bytes) -> Response {
     let mission = DispatchRequest::parse(&body).ok().map(|request| request.mission_id);
     let hold = |time| mission.iter().for_each(|mission| surface.roster.shared.reporter.hold(mission, time));
-    hold(SETTLING);
+    hold(TAKING_IN);
     let response = take_in(&surface, None, &headers, &body).await;
-    hold(if response.status().is_success() { SETTLING } else { Duration::ZERO });
+    hold(SETTLING);
     response
 }
 
