@@ -3,6 +3,7 @@
 use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
+use crate::protocol::executor_v1::MAX_RECENT_EVENTS;
 use crate::registry::record::{Mission, Notice, StoredEvent};
 use crate::registry::row;
 use crate::registry::store::{Reader, StoreError};
@@ -112,8 +113,13 @@ pub fn events(
     })
 }
 
-/// Returns what missions of an executor said that ended after `since`, up to the event `until`, in order; of the last two
-/// thousand that ended, whoever had them.
+/// Most missions of which [`ended_lately`] tells, and bytes of their events.
+const ENDED_MISSIONS: usize = 256;
+const ENDED_BYTES: usize = 8 << 20;
+
+/// Returns what missions of an executor said last that ended after `since`, up to the event `until`: of each its last events, in
+/// order, those that ended first before the others. At most 256 missions and 8 MiB, the newest, and only of the last two
+/// thousand that ended anywhere.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -123,19 +129,34 @@ pub fn ended_lately(
     since: Timestamp,
     until: u64,
 ) -> Result<Vec<(MissionId, Arc<str>)>, StoreError> {
+    let missions = "SELECT mission_id, events_after FROM (SELECT mission_id, events_after, executor_id FROM missions \
+        WHERE completed_at >= ?1 ORDER BY completed_at DESC LIMIT 2000) WHERE executor_id = ?2 LIMIT ?3";
     let columns = row::EVENT;
-    // Neither a plan that begins with the events nor one that looks for the executor would end soon.
-    let query = format!(
-        "SELECT {columns} FROM (SELECT mission_id AS ended, executor_id AS whose, events_after FROM missions \
-            WHERE completed_at >= ?1 ORDER BY completed_at DESC LIMIT 2000) \
-         CROSS JOIN events ON mission_id = ended AND seq > events_after \
-         WHERE whose = ?2 AND seq <= ?3 ORDER BY seq"
+    let events = format!(
+        "SELECT {columns} FROM events WHERE mission_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT ?4"
     );
     reader.read(|connection| {
-        let mut statement = connection.prepare_cached(&query)?;
-        let rows = statement.query_map(params![since.as_millis(), executor.as_str(), until], row::event)?;
-        let heard = |event: StoredEvent| event.mission_id.map(|mission| (mission, event.raw));
-        rows.filter_map(|event| event.map(heard).transpose()).collect()
+        let mut missions = connection.prepare_cached(missions)?;
+        let found = missions
+            .query_map(params![since.as_millis(), executor.as_str(), ENDED_MISSIONS], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+            })?;
+        let mut events = connection.prepare_cached(&events)?;
+        let (mut backwards, mut bytes) = (Vec::new(), 0);
+        for mission in found {
+            let (id, after) = mission?;
+            let rows = events.query_map(params![id, after, until, MAX_RECENT_EVENTS], row::event)?;
+            for event in rows {
+                let StoredEvent { mission_id, raw, .. } = event?;
+                bytes += raw.len();
+                backwards.extend(mission_id.map(|mission| (mission, raw)));
+            }
+            if bytes > ENDED_BYTES {
+                break;
+            }
+        }
+        backwards.reverse();
+        Ok(backwards)
     })
 }
 

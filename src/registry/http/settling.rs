@@ -23,6 +23,8 @@ const MOST_HELD_BYTES: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     settled_at: HashMap<MissionId, Instant>,
+    /// How many missions may be known before those that are settled are forgotten.
+    forget_beyond: usize,
     held: BTreeMap<(Instant, u64), Arc<str>>,
     held_bytes: usize,
     numbers: u64,
@@ -40,9 +42,11 @@ impl Settling {
     ) {
         self.due(now, out);
         let Some(mission) = mission else { return out.push(text) };
-        if self.settled_at.len() > MOST_HELD {
-            // Whoever is forgotten here settles once more when it is heard of again.
+        if self.settled_at.len() > self.forget_beyond.max(MOST_HELD) {
+            // Whoever is forgotten here settles once more when it is heard of again. The bound moves, so that a burst of new
+            // missions is not looked through again and again.
             self.settled_at.retain(|_, at| *at > now);
+            self.forget_beyond = self.settled_at.len() * 2;
         }
         let at = match self.settled_at.get(mission) {
             Some(at) => *at,
@@ -67,6 +71,12 @@ impl Settling {
             self.held_bytes -= text.len();
             out.push(text);
         }
+    }
+
+    /// Returns all that is kept back, in order.
+    pub(super) fn take_all(&mut self) -> Vec<Arc<str>> {
+        self.held_bytes = 0;
+        std::mem::take(&mut self.held).into_values().collect()
     }
 
     /// Returns when something is due.
@@ -113,7 +123,19 @@ mod tests {
         }
         assert!(settling.held_bytes <= MOST_HELD_BYTES + long.len());
         settling.take(Some(&mission("late")), "x".into(), start + SETTLE, &mut out);
-        assert!(settling.settled_at.len() <= 1, "settled ones are forgotten");
+        assert!(settling.settled_at.len() <= MOST_HELD * 4);
+        let known = settling.settled_at.len();
+        for number in 0..MOST_HELD * 4 {
+            settling.take(
+                Some(&mission(&format!("later{number}"))),
+                "x".into(),
+                start + SETTLE * 2,
+                &mut out,
+            );
+        }
+        assert!(settling.settled_at.len() < known + MOST_HELD * 4, "settled ones are forgotten");
+        assert!((1..=MOST_HELD + 1).contains(&settling.take_all().len()));
+        assert_eq!((settling.next_wakeup(), settling.held_bytes), (None, 0));
     }
 
     proptest! {

@@ -37,6 +37,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -256,6 +257,10 @@ impl Line {
                 Happened::Seen(None) | Happened::Received(Some(Err(_)) | None) => false,
                 Happened::Timer => self.timer().await,
                 Happened::Ending => {
+                    if let Some(Observed::Copy(_, Some(settling))) = &mut self.observed {
+                        let held = settling.take_all();
+                        self.write(&held).await;
+                    }
                     close(&mut self.socket, CLOSE_NORMAL, "the registry is shutting down").await;
                     false
                 }
@@ -349,7 +354,10 @@ impl Line {
             texts.extend(replay.into_iter().map(|(_, text)| text));
             None
         } else {
-            let ended = ended_before(&self.app, id, subscription.after()).await;
+            let mut ended = ended_before(&self.app, id, subscription.after()).await;
+            // One that ended after the replay was taken is in both.
+            let replayed: HashSet<&MissionId> = replay.iter().map(|(mission, _)| mission).collect();
+            ended.retain(|(mission, _)| !replayed.contains(mission));
             let (mut settling, now) = (Settling::default(), std::time::Instant::now());
             for (mission, text) in ended.into_iter().chain(replay) {
                 settling.take(Some(&mission), text, now, &mut texts);
@@ -408,7 +416,7 @@ enum Observed {
 
 impl Observed {
     /// # Cancel safety
-    /// Safe: nothing is taken unless it is returned.
+    /// Safe: nothing is taken unless it is returned, or kept back in here.
     async fn next_texts(&mut self, id: &ExecutorId) -> Option<Vec<Arc<str>>> {
         match self {
             Self::Copy(subscription, None) => {

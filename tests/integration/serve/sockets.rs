@@ -287,13 +287,12 @@ async fn an_observer_that_says_nothing_of_itself_hears_of_missions_that_were_too
     let said = std::time::Instant::now();
     line.say(&peer.frame("mission.started", Some("m-next"), json!({}))).await;
     assert_eq!(knowing.hear().await.unwrap()["mission_id"], "m-next", "nothing of what ended before");
-    let at_once = said.elapsed();
+    assert!(said.elapsed() < Duration::from_secs(1), "at once");
     line.say(&peer.frame("mission.completed", Some("m-next"), json!({}))).await;
     for event in ["mission.started", "mission.completed"] {
         let frame = plain.hear().await.unwrap();
         assert_eq!((&frame["event"], &frame["mission_id"]), (&json!(event), &json!("m-next")));
         assert!(said.elapsed() >= Duration::from_millis(1900), "{:?}", said.elapsed());
     }
-    assert!(at_once < said.elapsed());
     serve.stop().await;
 }
