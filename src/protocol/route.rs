@@ -13,7 +13,7 @@ pub const HEALTH: &str = "/api/health";
 pub const OLD_DISPATCH: &str = "/dispatch";
 
 /// Orders that an operator gives about a mission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperatorCommand {
     /// Hold it.
     Pause,

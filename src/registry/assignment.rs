@@ -147,7 +147,10 @@ impl Machine {
             kind: ForwardKind::First,
         }));
         self.take_on(&choice.id, &mission_id, &mission.order.session);
-        self.missions.insert(mission_id, Held { mission, recent: VecDeque::new(), ticket: Some(ticket) });
+        self.missions.insert(
+            mission_id,
+            Held { mission, recent: VecDeque::new(), ticket: Some(ticket), confirm: (None, 0) },
+        );
         Ok(Dispatched::OnItsWay(ticket))
     }
 

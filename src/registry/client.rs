@@ -14,9 +14,13 @@ use reqwest::Method;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long an executor may take to answer a question about a mission. 3 s: it only looks it up.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Orders over REST that are open at once, for somebody may abort everything.
+const COMMANDS_AT_ONCE: usize = 32;
 
 /// Speaks to executors.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct ExecutorClient {
     http: Http,
     timeout: Duration,
     old_route: Mutex<HashMap<ExecutorId, String>>,
+    commands: Semaphore,
 }
 
 /// What an executor says about one mission.
@@ -37,7 +42,7 @@ enum Asked {
 impl ExecutorClient {
     /// Wraps the client; `timeout` is for one forward.
     pub fn new(http: Http, timeout: Duration) -> Self {
-        Self { http, timeout, old_route: Mutex::default() }
+        Self { http, timeout, old_route: Mutex::default(), commands: Semaphore::new(COMMANDS_AT_ONCE) }
     }
 
     /// Hands a mission over, or asks about it, as the forward says.
@@ -117,6 +122,8 @@ impl ExecutorClient {
     /// # Cancel safety
     /// Dropping the future leaves it open whether the executor has the order.
     pub async fn command(&self, command: &RestCommand, token: Option<&Token>) {
+        // Never closed.
+        let Ok(_turn) = self.commands.acquire().await else { return };
         let path = route::command(command.mission_id.as_str(), command.command);
         let request = self
             .http

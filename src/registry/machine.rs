@@ -22,7 +22,6 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::time::{Now, Timestamp};
 use crate::protocol::envelope::{CLOSE_NORMAL, CLOSE_REPLACED, Frame};
 use crate::protocol::executor_v1::{ExecutorStatus, RegisterRequest};
-use crate::protocol::route::OperatorCommand;
 use crate::registry::Config;
 use crate::registry::idempotency::KeyEntry;
 use crate::registry::record::{
@@ -46,6 +45,8 @@ pub(super) struct Held {
     pub(super) recent: VecDeque<Heard>,
     /// The forward that is under way.
     pub(super) ticket: Option<Ticket>,
+    /// When an order that was not confirmed is repeated over REST, and how often it was.
+    pub(super) confirm: (Option<Instant>, u32),
 }
 
 /// An event of a mission.
@@ -91,7 +92,7 @@ pub(super) enum Timer {
     Question(MissionId, HitlId),
     Ask(MissionId, Ticket),
     Room(ExecutorId),
-    Unconfirmed(MissionId, OperatorCommand),
+    Unconfirmed(MissionId),
 }
 
 /// What a new connection became.
@@ -425,7 +426,7 @@ impl Machine {
                 Timer::Forget(id) => self.forget_due(&id, now, fx),
                 Timer::Question(mission, question) => self.question_due(&mission, &question, now, fx),
                 Timer::Ask(mission, ticket) => self.ask_due(&mission, ticket, fx),
-                Timer::Unconfirmed(mission, command) => self.unconfirmed(&mission, command, fx),
+                Timer::Unconfirmed(mission) => self.unconfirmed(&mission, at, now, fx),
                 Timer::Room(id) => self.routing.update(&id, |candidate| candidate.full = None),
             }
         }
@@ -592,6 +593,7 @@ mod tests {
     use super::*;
     use crate::domain::lifecycle::{Happening, Transition, transition};
     use crate::protocol::executor_v1::{DispatchRequest, TransportEndpoints};
+    use crate::protocol::route::OperatorCommand;
     use crate::registry::assignment::{DispatchCall, Dispatched};
     use crate::registry::following::Verdict;
     use crate::registry::idempotency::Fingerprint;

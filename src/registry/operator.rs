@@ -15,11 +15,14 @@ use crate::protocol::route::OperatorCommand;
 use crate::registry::machine::{Executor, Machine, Timer};
 use crate::registry::record::{Action, Effects, RestCommand, Write};
 use crate::registry::refusal::Refusal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an executor may take to confirm an order that came over its line. 2 s: one that listens there confirms a pause at
 /// once; to one that takes longer, an abort for instance, the same order again changes nothing.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
+
+/// The longest time between two orders over REST: as often as an operator would ask again.
+const CONFIRM_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 impl OperatorCommand {
     /// Says whether a mission in this state has done as ordered.
@@ -108,17 +111,24 @@ impl Machine {
             let envelope =
                 Envelope::mission(mission.executor_id.clone(), mission_id.clone(), now.wall, event);
             self.tell(&mission.executor_id, &Frame::encode(envelope).raw, fx);
-            self.arm(now.instant + CONFIRM_WITHIN, Timer::Unconfirmed(mission_id.clone(), command));
+            let due = now.instant + CONFIRM_WITHIN;
+            if let Some(held) = self.missions.get_mut(mission_id) {
+                held.confirm = (Some(due), 0);
+            }
+            self.arm(due, Timer::Unconfirmed(mission_id.clone()));
         }
     }
 
-    /// Orders over REST what the executor should have confirmed by now.
-    pub(super) fn unconfirmed(&self, mission_id: &MissionId, command: OperatorCommand, fx: &mut Effects) {
-        let Some(held) = self.missions.get(mission_id) else { return };
+    /// Orders over REST what the executor should have confirmed by now, and again ever more rarely until it has.
+    pub(super) fn unconfirmed(&mut self, mission_id: &MissionId, at: Instant, now: Now, fx: &mut Effects) {
+        let Some(held) = self.missions.get_mut(mission_id) else { return };
         let mission = &held.mission;
-        if mission.pending != Some(command) || mission.state.is_terminal() {
+        let (due, times) = held.confirm;
+        let (Some(command), false) = (mission.pending, mission.state.is_terminal() || due != Some(at)) else {
             return;
-        }
+        };
+        let next = now.instant + (CONFIRM_WITHIN * 2_u32.saturating_pow(times + 1)).min(CONFIRM_AGAIN_WITHIN);
+        held.confirm = (Some(next), times.saturating_add(1).min(16));
         if let Some(executor) = self.executors.get(&mission.executor_id) {
             fx.actions.push(Action::Command(RestCommand {
                 mission_id: mission_id.clone(),
@@ -127,6 +137,7 @@ impl Machine {
                 command,
             }));
         }
+        self.arm(next, Timer::Unconfirmed(mission_id.clone()));
     }
 
     /// Passes a human's answer on.

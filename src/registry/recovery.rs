@@ -73,7 +73,7 @@ impl Machine {
         if let Some(ticket) = ticket {
             self.arm(now.instant, Timer::Ask(id.clone(), ticket));
         }
-        self.missions.insert(id, Held { mission, recent: recent(events), ticket });
+        self.missions.insert(id, Held { mission, recent: recent(events), ticket, confirm: (None, 0) });
     }
 
     /// Takes what the store remembers under an id or a key back into memory; `None` when there is nothing.
@@ -92,7 +92,10 @@ impl Machine {
         self.put_default_key(&mission);
         self.keys.extend(keys);
         let (id, ticket): (MissionId, _) = (mission.id.clone(), self.next_ticket());
-        self.missions.insert(id.clone(), Held { mission, recent: recent(&events), ticket: Some(ticket) });
+        self.missions.insert(
+            id.clone(),
+            Held { mission, recent: recent(&events), ticket: Some(ticket), confirm: (None, 0) },
+        );
         self.ended.push_back((id, ticket, self.round));
     }
 

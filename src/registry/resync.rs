@@ -112,7 +112,10 @@ impl Machine {
         mission.state = MissionState::Running;
         mission.is_accepted = true;
         fx.writes.push(Write::NewMission(Box::new(mission.clone())));
-        self.missions.insert(mission_id.clone(), Held { mission, recent: VecDeque::new(), ticket: None });
+        self.missions.insert(
+            mission_id.clone(),
+            Held { mission, recent: VecDeque::new(), ticket: None, confirm: (None, 0) },
+        );
         self.take_on(executor_id, mission_id, "");
     }
 }

@@ -195,6 +195,8 @@ async fn a_command_that_the_executor_does_not_confirm_over_its_line_is_ordered_o
     .await;
     line.say(&peer.frame("mission.aborted", Some("m-deaf"), json!({}))).await;
     serve.mission_in("m-deaf", "aborted").await;
+    // The other's time was up a little later.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(ordered(), [("m-deaf".to_owned(), "abort".to_owned())]);
     serve.stop().await;
 }
