@@ -261,6 +261,8 @@ impl Desk {
                 "put in order what a killed writer left behind"
             ),
             Ok(_nothing) => {}
+            // A new session's directory is there before its file.
+            Err(UpdateError::Read(ReadError::Missing { .. })) => {}
             Err(error) => tracing::warn!(
                 session.id = %self.session, error = with_causes(&error),
                 "what a killed writer left behind could not be put in order; it stays where it is"
