@@ -3,6 +3,7 @@
 use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
+use crate::net::http::is_this_host;
 use crate::registry::Webhook;
 use crate::registry::acceptor::Listener;
 use crate::registry::identity::IdentityError;
@@ -201,9 +202,7 @@ fn unix_path(text: &str) -> Result<PathBuf, String> {
 
 /// Says whether peers on other hosts could reach this address. A name is resolved only when it is listened on.
 fn is_open(bind: &str) -> bool {
-    let host = bind.rsplit_once(':').map_or(bind, |(host, _)| host).trim_matches(['[', ']']);
-    let address: Option<std::net::IpAddr> = host.parse().ok();
-    !(host == "localhost" || address.is_some_and(|address| address.to_canonical().is_loopback()))
+    !is_this_host(bind.rsplit_once(':').map_or(bind, |(host, _)| host))
 }
 
 fn untrusted(what: &str) -> impl Fn(OperatorTokenError) -> Ended {

@@ -69,6 +69,8 @@ struct Worker {
     machine: Machine,
     client: Arc<Client>,
     payload: Arc<Payload>,
+    /// For a registry that knows no agents.
+    without_agent: Arc<Payload>,
     /// The registry refused a dispatch for naming an agent.
     knows_no_agents: Arc<AtomicBool>,
     tasks: Tasks,
@@ -99,6 +101,7 @@ pub async fn run(
     let mut worker = Worker {
         machine: Machine::new(config, seed),
         client: Arc::new(client),
+        without_agent: Arc::new(payload.without_agent()),
         payload: Arc::new(payload),
         knows_no_agents: Arc::default(),
         tasks: Tasks::new(shutdown.clone()),
@@ -157,20 +160,13 @@ pub async fn run(
                     }
                 }
             }
-            () = sleep_until(wake) => {}
+            () = clock::sleep_until(wake) => {}
             () = shutdown.started(), if deadline.is_none() => {
                 let effects = worker.machine.close();
                 worker.carry_out(effects);
                 deadline = Some(tokio::time::Instant::now() + drain_timeout);
             }
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -271,11 +267,10 @@ impl Worker {
 
     fn send(&self, key: MissionKey, dispatch: Dispatch) {
         let (client, done) = (Arc::clone(&self.client), self.done.clone());
-        let payload = Arc::clone(&self.payload);
+        let (usual, strict) = (Arc::clone(&self.payload), Arc::clone(&self.without_agent));
         let knows_no_agents = Arc::clone(&self.knows_no_agents);
         self.tasks.spawn("dispatch", async move {
-            let strict = payload.without_agent();
-            let payload = if knows_no_agents.load(Ordering::Relaxed) { &strict } else { &*payload };
+            let payload = if knows_no_agents.load(Ordering::Relaxed) { &strict } else { &usual };
             let mut outcome = attempt(&client, payload, &key, &dispatch).await;
             if let Outcome::Refused { status: 400, message, .. } = &outcome
                 && message.contains("agent_id")

@@ -11,7 +11,6 @@ use crate::protocol::executor_v1::{ExecutorStatus, MissionStatus};
 use crate::protocol::route;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -147,9 +146,7 @@ impl Client {
 }
 
 fn is_here(url: &str) -> bool {
-    let Ok(url) = reqwest::Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    reqwest::Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(http::is_this_host))
 }
 
 fn is_private(url: &str) -> bool {

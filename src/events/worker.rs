@@ -75,18 +75,11 @@ pub async fn run(
                 }
             }
             Some(news) = news.recv(), if is_clear => worker.on_news(news),
-            () = sleep_until(wake), if is_clear => worker.feed(Event::Woken),
+            () = clock::sleep_until(wake), if is_clear => worker.feed(Event::Woken),
         }
     }
     drop(news);
     worker.end().await;
-}
-
-async fn sleep_until(wake: Option<tokio::time::Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a task of ours says to the worker.

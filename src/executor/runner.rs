@@ -320,7 +320,7 @@ impl Runner {
                 }
                 _ = hangup.recv() => {}
                 _ = interrupt.recv() => {}
-                () = sleep_until(look_at.or(output_until)), if look_at.or(output_until).is_some() => {}
+                () = clock::sleep_until(look_at.or(output_until)), if look_at.or(output_until).is_some() => {}
             }
         }
         let exit = match status {
@@ -419,13 +419,6 @@ impl Runner {
         }
         drop(std::fs::remove_file(self.directory.join(SOCKET_FILE)));
         written.map_err(doing("write the exit status"))
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

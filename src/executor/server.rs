@@ -153,14 +153,10 @@ async fn dispatch(
 }
 
 async fn old_dispatch(State(surface): State<Surface>, headers: HeaderMap, body: Bytes) -> Response {
-    let mission = DispatchRequest::parse(&body).ok().map(|request| request.mission_id);
-    let hold = |time| mission.iter().for_each(|mission| surface.roster.shared.reporter.hold(mission, time));
-    hold(TAKING_IN);
-    let response = take_in(&surface, None, &headers, &body).await;
-    hold(SETTLING);
-    response
+    take_in(&surface, None, &headers, &body).await
 }
 
+/// Takes a mission in; without a session it came over the older route.
 async fn take_in(surface: &Surface, session: Option<String>, headers: &HeaderMap, body: &[u8]) -> Response {
     let request = match DispatchRequest::parse(body) {
         Ok(request) => request,
@@ -175,13 +171,21 @@ async fn take_in(surface: &Surface, session: Option<String>, headers: &HeaderMap
         Err(error) => return problem(400, "invalid_request", error.to_string()),
     };
     let named = |pointer: &str| payload.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let is_old_route = session.is_none();
     let session = session
         .or_else(|| named("/session_id"))
         .or_else(|| named("/metadata/mc_session_id"))
         .unwrap_or_else(|| "default".to_owned());
     let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mission = request.mission_id;
+    let reporter = &surface.roster.shared.reporter;
+    if is_old_route {
+        reporter.hold(&mission, TAKING_IN);
+    }
     let outcome = surface.roster.dispatch(Dispatch { mission: mission.clone(), session, key, payload }).await;
+    if is_old_route {
+        reporter.hold(&mission, SETTLING);
+    }
     match outcome {
         Ok(accepted) => {
             let answer = DispatchResponse {

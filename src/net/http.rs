@@ -213,6 +213,13 @@ impl Http {
     }
 }
 
+/// Says whether a host, as it is written in a URL or an address, is this one by its name alone; nothing is resolved.
+pub fn is_this_host(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    let address = || host.parse::<std::net::IpAddr>().ok();
+    host == "localhost" || address().is_some_and(|address| address.to_canonical().is_loopback())
+}
+
 /// Returns the URL of `path`, given as it is to be sent, below a base that has been parsed already.
 pub fn under(base: &reqwest::Url, path: &str) -> reqwest::Url {
     let mut url = base.clone();

@@ -11,3 +11,14 @@ pub fn now() -> Now {
 pub fn wall() -> Timestamp {
     Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())
 }
+
+/// Waits until `at`; for ever when there is nothing to wait for.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

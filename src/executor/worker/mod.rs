@@ -209,8 +209,8 @@ impl Unit {
                         self.finished(internal).await;
                     }
                 }
-                () = sleep_until(wake), if wake.is_some() => self.feed(Event::Tick).await,
-                () = sleep_until(save_at), if save_at.is_some() => self.save(),
+                () = clock::sleep_until(wake), if wake.is_some() => self.feed(Event::Tick).await,
+                () = clock::sleep_until(save_at), if save_at.is_some() => self.save(),
                 _ = look.tick(), if self.link.is_some() => self.look_for_questions().await,
             }
         }
@@ -388,13 +388,6 @@ impl Unit {
 async fn next_of(link: &mut Option<RunnerLink>) -> Option<FromRunner> {
     match link {
         Some(link) => link.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

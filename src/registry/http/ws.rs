@@ -30,6 +30,7 @@ use crate::registry::query::{self, EventFilter};
 use crate::registry::record::{ConnectionId, StoredEvent};
 use crate::registry::refusal::Refusal;
 use crate::registry::worker::{LineOpened, Message as ToWorker};
+use crate::runtime::clock;
 use crate::runtime::tasks::contained;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -398,7 +399,7 @@ impl Line {
 
 /// What missions of an executor said that ended shortly before, up to this event.
 async fn ended_before(app: &App, id: ExecutorId, until: u64) -> Vec<(MissionId, Arc<str>)> {
-    let since = crate::runtime::clock::wall().minus(ENDED_WITHIN);
+    let since = clock::wall().minus(ENDED_WITHIN);
     let found = app.query(move |reader| query::ended_lately(reader, &id, since, until)).await;
     found.unwrap_or_else(|refusal| {
         tracing::warn!(error = ?refusal, "an observer is not told what ended before it came");
@@ -436,7 +437,7 @@ impl Observed {
                             settling.take(event.mission_id.as_ref(), Arc::clone(&event.raw), now, &mut texts);
                         }
                     }
-                    () = sleep_until(until) => settling.due(std::time::Instant::now(), &mut texts),
+                    () = clock::sleep_until(until) => settling.due(std::time::Instant::now(), &mut texts),
                 }
                 if !texts.is_empty() {
                     break Some(texts);
@@ -450,19 +451,12 @@ impl Observed {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Tells an observer that was too slow, and after which event to ask again: with `after` here or as the stream's last id.
 fn gap(id: &ExecutorId, batch: &Batch) -> Option<Arc<str>> {
     if batch.missed == 0 {
         return None;
     }
-    let ts = crate::runtime::clock::wall().to_string();
+    let ts = clock::wall().to_string();
     let text = serde_json::json!({
         "event": OBSERVER_GAP, "executor_id": id.as_str(), "ts": ts,
         "data": {"missed": batch.missed, "after": batch.after}
