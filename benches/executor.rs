@@ -20,6 +20,7 @@ use aiwg_rs::executor::provision::provider::{Disposal, Request};
 use aiwg_rs::executor::reporter::Reporter;
 use aiwg_rs::executor::roster::{Dispatch, Roster};
 use aiwg_rs::executor::run::Limits;
+use aiwg_rs::executor::runner_pool::RunnerPool;
 use aiwg_rs::executor::store::Store;
 use aiwg_rs::executor::worker::Shared;
 use aiwg_rs::runtime::shutdown::Shutdown;
@@ -147,11 +148,13 @@ fn roster(state: &Path, workspace: &Path, concurrency: usize) -> Roster {
         retention: Duration::from_secs(3600),
         isolation: "host".into(),
     };
+    let tasks = Tasks::new(Shutdown::new());
     Roster::new(Shared {
+        runners: RunnerPool::new(&config, tasks.clone()),
         orchestrator: Orchestrator::with_built_in(),
         slots: Arc::new(Semaphore::new(concurrency)),
         reporter: Reporter::default(),
-        tasks: Tasks::new(Shutdown::new()),
+        tasks,
         store: Store::open(state).unwrap(),
         executor: ExecutorId::new("00000000-0000-4000-8000-000000000001").unwrap(),
         config,

@@ -1,38 +1,32 @@
-//! Command: a mission's runner, which the executor starts: a short way in.
+//! Command: a runner, which the executor starts: a short way in.
 //!
-//! There is one for every mission. Parsing the command line of the whole program, filters of logs, TLS and a thread for
-//! every core would take longer than everything that it does.
+//! There is one for every mission that runs. Parsing the command line of the whole program, filters of logs, TLS and a
+//! thread for every core would take longer than everything that it does.
 
 use crate::cli::exit;
 use crate::executor::runner;
 use crate::executor::runner_protocol::RUNNER_WORD;
 use crate::telemetry;
 use anyhow::Context as _;
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs a mission if that is what the arguments of this process say: `executor-runner`, the directory of the run, and
-/// that of the log.
+/// Runs missions if that is what the argument of this process says: `executor-runner`.
 pub fn run_if_asked() -> Option<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|word| word != RUNNER_WORD) {
+    if std::env::args_os().nth(1).is_none_or(|word| word != RUNNER_WORD) {
         return None;
     }
-    Some(match run(arguments) {
+    Some(match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     })
 }
 
-fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
-    let mut directory = || arguments.next().map(PathBuf::from).context("a directory is missing");
-    let (directory, log_directory) = (directory()?, directory()?);
+fn run() -> anyhow::Result<()> {
     telemetry::install_plain()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    runtime.block_on(runner::run(&directory, &log_directory))?;
+    runtime.block_on(runner::run())?;
     Ok(())
 }

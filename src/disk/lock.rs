@@ -71,6 +71,29 @@ impl FileLock {
     /// # Errors
     /// [`LockError::Held`] when another one has it.
     pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
+        let own = Holder { pid: std::process::id(), host: host(), command: command() };
+        Self::try_acquire_signed(path, |file| {
+            // A lock that is taken often is not written often.
+            if signature(file).as_ref() == Some(&own) {
+                Ok(())
+            } else {
+                sign(file, &serde_json::to_vec(&own)?)
+            }
+        })
+    }
+
+    /// Takes the lock, or says at once who has it; its file then says `line`.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another one has it.
+    pub fn try_acquire_as(path: &Path, line: &[u8]) -> Result<Self, LockError> {
+        Self::try_acquire_signed(path, |file| sign(file, line))
+    }
+
+    fn try_acquire_signed(
+        path: &Path,
+        sign: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -117,17 +140,11 @@ impl FileLock {
     }
 }
 
-/// Writes down who holds the lock, unless that stands there: a lock that is taken often is not written often.
-fn sign(file: &mut File) -> io::Result<()> {
-    let own = Holder { pid: std::process::id(), host: host(), command: command() };
-    if signature(file).as_ref() == Some(&own) {
-        return Ok(());
-    }
-    let mut line = serde_json::to_vec(&own)?;
-    line.push(b'\n');
+/// Writes down who holds the lock.
+fn sign(file: &mut File, line: &[u8]) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
-    file.write_all(&line)
+    file.write_all(&[line, b"\n"].concat())
 }
 
 fn signature(file: &mut File) -> Option<Holder> {

@@ -11,6 +11,7 @@ use crate::executor::provision::inventory::{self, Scope};
 use crate::executor::provision::orchestrator::Orchestrator;
 use crate::executor::reporter::Reporter;
 use crate::executor::roster::Roster;
+use crate::executor::runner_pool::RunnerPool;
 use crate::executor::server::{self, Surface};
 use crate::executor::store::{Store, StoreError};
 use crate::executor::worker::Shared;
@@ -107,6 +108,7 @@ pub async fn run(
         orchestrator: Orchestrator::with_built_in().keep_everything(config.keep_everything),
         slots: Arc::new(Semaphore::new(config.max_concurrency)),
         reporter: Reporter::default(),
+        runners: RunnerPool::new(&config, tasks.clone()),
         tasks: tasks.clone(),
         store,
         executor,
@@ -147,6 +149,7 @@ pub async fn run(
     tracing::info!(http.url = own_url, executor.id = %roster.shared.executor, "the executor is ready");
     shutdown.started().await;
     roster.close();
+    roster.shared.runners.close();
     let settled = match on_shutdown {
         OnShutdown::Suspend => {
             roster.leave(false).await;

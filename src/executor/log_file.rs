@@ -15,7 +15,7 @@ const HEAD: &str = "output.log";
 #[derive(Debug)]
 pub struct LogWriter {
     directory: PathBuf,
-    head: File,
+    head: Option<File>,
     head_left: u64,
     segment_limit: u64,
     segment: Option<(u64, File, u64)>,
@@ -32,30 +32,30 @@ fn length(bytes: &[u8]) -> u64 {
 }
 
 impl LogWriter {
-    /// Goes on with the log in `directory`, which may hold `limit_bytes` in all.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn open(directory: &Path, limit_bytes: u64) -> io::Result<Self> {
-        let head = create(&directory.join(HEAD))?;
-        let head_left = (limit_bytes / 2).saturating_sub(head.metadata()?.len());
-        Ok(Self {
+    /// Goes on with the log in `directory`, which may hold `limit_bytes` in all. No file is made before there is something
+    /// to write.
+    pub fn new(directory: &Path, limit_bytes: u64) -> Self {
+        Self {
             directory: directory.to_owned(),
-            head,
-            head_left,
+            head: None,
+            head_left: limit_bytes / 2,
             segment_limit: (limit_bytes / 4).max(4096),
             segment: None,
             lost_bytes: 0,
-        })
+        }
     }
 
     /// Appends. What cannot be written is counted.
     pub fn write(&mut self, bytes: &[u8]) {
+        if self.head.is_none() && self.begin().is_err() {
+            self.lost_bytes += length(bytes);
+            return;
+        }
         let fits = usize::try_from(self.head_left).unwrap_or(usize::MAX).min(bytes.len());
         let (first, rest) = bytes.split_at(fits);
         if !first.is_empty() {
             self.head_left -= length(first);
-            if self.head.write_all(first).is_err() {
+            if self.head.as_mut().is_none_or(|head| head.write_all(first).is_err()) {
                 self.lost_bytes += length(first);
             }
         }
@@ -68,6 +68,14 @@ impl LogWriter {
             }
             rest = later;
         }
+    }
+
+    /// Opens the beginning, of which an earlier run may have used some.
+    fn begin(&mut self) -> io::Result<()> {
+        let head = create(&self.directory.join(HEAD))?;
+        self.head_left = self.head_left.saturating_sub(head.metadata()?.len());
+        self.head = Some(head);
+        Ok(())
     }
 
     /// Returns how much the current segment still takes, or the next one when it takes no more.
@@ -177,7 +185,7 @@ mod tests {
     #[test]
     fn a_small_log_is_complete_and_can_be_followed() {
         let directory = tempfile::tempdir().unwrap();
-        let mut log = LogWriter::open(directory.path(), 100_000).unwrap();
+        let mut log = LogWriter::new(directory.path(), 100_000);
         let mut position = Position::default();
         log.write(b"one\n");
         assert_eq!(read(directory.path(), &mut position, 100).unwrap(), b"one\n");
@@ -191,7 +199,7 @@ mod tests {
     fn a_flood_keeps_its_beginning_and_its_end_within_the_limit() {
         let directory = tempfile::tempdir().unwrap();
         let limit = 64 * 1024;
-        let mut log = LogWriter::open(directory.path(), limit).unwrap();
+        let mut log = LogWriter::new(directory.path(), limit);
         for number in 0..100_000 {
             log.write(format!("line {number}\n").as_bytes());
         }

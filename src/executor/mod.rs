@@ -29,6 +29,7 @@ pub mod roster;
 pub mod run;
 pub mod runner;
 pub mod runner_link;
+pub mod runner_pool;
 pub mod runner_protocol;
 pub mod server;
 pub mod store;

@@ -39,6 +39,14 @@ pub fn become_reaper() -> io::Result<()> {
     Ok(())
 }
 
+/// Says whether this process has any child, dead ones that nobody waited for included: one question to the system instead
+/// of several files. A reaper without children has no descendants.
+pub fn has_children() -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
+}
+
 /// Returns every descendant of `root`, not itself.
 pub fn descendants(root: u32) -> Vec<Member> {
     let mut found = Vec::new();
@@ -135,6 +143,7 @@ mod tests {
         assert_eq!(marked("AIWG_TEST_MARK", "tree-1").len(), 2);
         assert_eq!(marked("AIWG_TEST_MARK", "tree-").len(), 0);
         signal(found[0].pid, Signal::KILL).unwrap();
+        assert!(has_children());
         child.wait().unwrap();
         signal(found[0].pid, Signal::KILL).unwrap();
     }

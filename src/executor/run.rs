@@ -28,7 +28,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns the name of its directory.
+    /// Returns its name among the runs of its mission.
     pub fn name(&self) -> String {
         let kind = match self.kind {
             RunKind::Setup => "setup",

@@ -1,11 +1,12 @@
-//! Service: one mission's runner: a small process of its own between the executor and the agent.
+//! Service: a runner: a small process of its own between the executor and an agent.
 //!
 //! The executor may be killed at any instant, and neither the terminal of an agent nor its exit status may go with it. So a
-//! process that does nothing else holds the terminal, writes the log, reaps all descendants, and puts the exit status on
-//! disk before it tells anyone. The executor talks to it over the socket that is its standard input, and after a restart
-//! over a socket in the mission's directory.
+//! process that does nothing else holds the terminal, writes the log, reaps all descendants, and keeps the exit status until
+//! the executor says that it is written down; where no executor is left to say so, it puts it on the disk itself. The
+//! executor talks to it over the socket that is its standard input, and after a restart over a socket beside the log.
 //!
-//! Whatever happens to the agent, the runner ends only when no descendant of it is left.
+//! A run ends only when no descendant of the runner is left, whatever happens to the agent. So there is nothing of it in
+//! the way of the next one: a runner does one run after the other, as its start costs more than most of what it does.
 
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
@@ -14,21 +15,20 @@ use crate::executor::digest::Reader;
 use crate::executor::log_file::LogWriter;
 use crate::executor::process_table;
 use crate::executor::process_tree;
-use crate::executor::runner_protocol::{
-    EXIT_FILE, Ended, Exit, FromRunner, RUN_VARIABLE, RUNNER_FILE, RunOrder, SOCKET_FILE, ToRunner,
-};
+use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RUN_VARIABLE, RunFiles, RunOrder, ToRunner};
 use crate::runtime::clock;
 use rustix::process::Signal;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How often at most the executor hears about output.
@@ -42,6 +42,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long an executor may take to read what it is told.
 const LISTEN: Duration = Duration::from_secs(5);
+
+/// How long until the socket for a restarted executor is tried again, as on a full disk.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The size of the terminal: wide, so that agents do not break their lines.
 const TERMINAL_SIZE: (u16, u16) = (50, 200);
@@ -61,42 +64,39 @@ pub enum RunnerError {
         #[source]
         source: io::Error,
     },
-    /// The order did not come, or cannot be read.
-    #[error("read the order: {0}")]
-    Order(#[from] serde_json::Error),
+    /// What is known cannot be written as JSON.
+    #[error("write down who runs it, or how it ended: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 fn doing(action: &'static str) -> impl FnOnce(io::Error) -> RunnerError {
     move |source| RunnerError::Io { action, source }
 }
 
-/// Runs what comes over standard input, in a mission's directory, to its end.
+/// Runs what is ordered over standard input, one run after the other, until that is closed.
 ///
 /// # Errors
-/// [`RunnerError`]; nothing has been started then.
-pub async fn run(directory: &Path, log_directory: &Path) -> Result<(), RunnerError> {
-    let _only_one = FileLock::try_acquire(&directory.join("runner.lock"))?;
-    if directory.join(EXIT_FILE).exists() {
-        return Ok(());
-    }
-    process_tree::become_reaper().map_err(doing("become the reaper of the mission's processes"))?;
-    let stream = standard_input().map_err(doing("use standard input"))?;
-    let mut executor = Executor::of(stream);
-    let mut line = Vec::new();
-    if let Some(reader) = &mut executor.reader {
-        reader.read_until(b'\n', &mut line).await.map_err(doing("read the order"))?;
-    }
-    if !line.ends_with(b"\n") {
-        // The executor ended, or thought better of it: nobody will ever say that this run began.
-        return Ok(());
-    }
-    let order: RunOrder = serde_json::from_slice(&line)?;
+/// [`RunnerError`]; nothing of the run that it names has been started then.
+pub async fn run() -> Result<(), RunnerError> {
+    process_tree::become_reaper().map_err(doing("become the reaper of the missions' processes"))?;
+    let mut signals = Signals::listen().map_err(doing("listen for signals"))?;
+    let mut executor = Executor::of(standard_input().map_err(doing("use standard input"))?);
     let own = serde_json::to_vec(&process_table::own())?;
-    atomic::write(&directory.join(RUNNER_FILE), &own, FsyncPolicy::Never)
-        .map_err(doing("say who runs it"))?;
-    let listener = listen(directory).map_err(doing("listen for a restarted executor"))?;
-    let log = LogWriter::open(log_directory, order.log_limit_bytes).map_err(doing("open the log"))?;
-    Runner { directory: directory.to_owned(), executor, listener, log, order }.run().await
+    let mut buffer = vec![0; 64 * 1024];
+    let mut next = executor.next_order(&mut signals).await;
+    while let Some(order) = next {
+        let files = order.files.clone();
+        let _only_one = FileLock::try_acquire_as(&files.runner(), &own)?;
+        if files.exit().exists() {
+            return Ok(());
+        }
+        let log = LogWriter::new(&files.directory, order.log_limit_bytes);
+        let ended = Runner { executor: &mut executor, signals: &mut signals, listener: None, log, order }
+            .run(&mut buffer)
+            .await;
+        next = executor.hand_over(&files, ended, &mut signals).await?;
+    }
+    Ok(())
 }
 
 fn standard_input() -> io::Result<UnixStream> {
@@ -106,20 +106,53 @@ fn standard_input() -> io::Result<UnixStream> {
 }
 
 /// Binds through the directory's descriptor: paths of sockets may have only 107 bytes.
-fn listen(directory: &Path) -> io::Result<UnixListener> {
-    let path = directory.join(SOCKET_FILE);
-    if let Err(error) = std::fs::remove_file(&path)
+fn listen(files: &RunFiles) -> io::Result<UnixListener> {
+    if let Err(error) = std::fs::remove_file(files.directory.join(files.socket_name()))
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error);
     }
-    UnixListener::bind(short_path(&std::fs::File::open(directory)?))
+    UnixListener::bind(short_path(&std::fs::File::open(&files.directory)?, files))
 }
 
 /// Returns a path of a run's socket that is short wherever its directory is.
-pub fn short_path(directory: &std::fs::File) -> PathBuf {
+pub fn short_path(directory: &std::fs::File, files: &RunFiles) -> PathBuf {
     use std::os::fd::AsRawFd as _;
-    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd()))
+    PathBuf::from(format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), files.socket_name()))
+}
+
+/// Waits for a restarted executor.
+async fn accept(listener: &mut Option<UnixListener>, files: &RunFiles) -> UnixStream {
+    loop {
+        let Some(bound) = listener else {
+            match listen(files) {
+                Ok(bound) => *listener = Some(bound),
+                Err(error) => {
+                    tracing::warn!(%error, "a restarted executor would not find this runner yet");
+                    tokio::time::sleep(LISTEN_AGAIN).await;
+                }
+            }
+            continue;
+        };
+        match bound.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_gone_again) => tokio::time::sleep(LISTEN_AGAIN).await,
+        }
+    }
+}
+
+/// What the system may tell a runner.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    /// Hang-up and interrupt end the executor, which decides about its missions; a runner they must not end.
+    _ignored: [tokio::signal::unix::Signal; 2],
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let ignored = [signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?];
+        Ok(Self { terminate: signal(SignalKind::terminate())?, _ignored: ignored })
+    }
 }
 
 /// The other end, as long as it listens.
@@ -135,6 +168,16 @@ impl Executor {
         Self { reader: Some(BufReader::new(reader)), writer: Some(writer), line: Vec::new() }
     }
 
+    fn is_gone(&self) -> bool {
+        self.writer.is_none()
+    }
+
+    /// Closes both ends, so that an executor that still lives sees it and comes again.
+    fn leave(&mut self) {
+        (self.reader, self.writer) = (None, None);
+        self.line.clear();
+    }
+
     /// Tells something; says whether anybody took it.
     async fn tell(&mut self, message: &FromRunner) -> bool {
         let Some(writer) = &mut self.writer else { return false };
@@ -143,36 +186,83 @@ impl Executor {
         let told = tokio::time::timeout(LISTEN, writer.write_all(&text)).await;
         let taken = matches!(told, Ok(Ok(())));
         if !taken {
-            self.writer = None;
+            self.leave();
         }
         taken
     }
 
-    /// Waits for the next order. Cancel safe: a half line stays in `line`.
-    async fn next(&mut self) -> ToRunner {
+    /// Waits for the next message; nothing when nobody is left to send one. Cancel safe: a half line stays in `line`.
+    async fn next(&mut self) -> Option<ToRunner> {
         loop {
-            let Some(reader) = &mut self.reader else {
-                return std::future::pending().await;
-            };
-            match reader.read_until(b'\n', &mut self.line).await {
+            match self.reader.as_mut()?.read_until(b'\n', &mut self.line).await {
                 Ok(read) if read > 0 && self.line.ends_with(b"\n") => {
-                    let order = serde_json::from_slice(&self.line);
+                    let message = serde_json::from_slice(&self.line);
                     self.line.clear();
-                    match order {
-                        Ok(order) => return order,
-                        Err(error) => tracing::warn!(%error, "an order that cannot be read"),
+                    match message {
+                        Ok(message) => return Some(message),
+                        Err(error) => tracing::warn!(%error, "a message that cannot be read"),
                     }
                 }
-                Ok(_) | Err(_) => self.reader = None,
+                Ok(_) | Err(_) => self.leave(),
             }
         }
     }
+
+    /// Waits for something to run; nothing when there will be nothing.
+    async fn next_order(&mut self, signals: &mut Signals) -> Option<RunOrder> {
+        loop {
+            tokio::select! {
+                message = self.next() => match message? {
+                    ToRunner::Run(order) => return Some(*order),
+                    // Words for the last run that came too late.
+                    ToRunner::Noted | ToRunner::Input { .. } | ToRunner::Pause | ToRunner::Resume | ToRunner::Stop { .. } => {}
+                },
+                _ = signals.terminate.recv() => return None,
+            }
+        }
+    }
+
+    /// Gives the end of a run to whoever keeps it, the executor or else the disk, and returns the next order.
+    async fn hand_over(
+        &mut self,
+        files: &RunFiles,
+        ended: Ended,
+        signals: &mut Signals,
+    ) -> Result<Option<RunOrder>, RunnerError> {
+        let text = serde_json::to_vec(&ended)?;
+        let mut is_heard = self.tell(&FromRunner::Ended { ended }).await;
+        while is_heard {
+            tokio::select! {
+                message = self.next() => match message {
+                    Some(ToRunner::Noted) => return Ok(self.next_order(signals).await),
+                    Some(ToRunner::Run(order)) => return Ok(Some(*order)),
+                    Some(ToRunner::Input { .. } | ToRunner::Pause | ToRunner::Resume | ToRunner::Stop { .. }) => {}
+                    None => is_heard = false,
+                },
+                _ = signals.terminate.recv() => is_heard = false,
+            }
+        }
+        let path = files.exit();
+        let mut written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        // A disk that is full now may have room soon.
+        for _ in 0..600 {
+            match &written {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "the exit status cannot be written yet"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        }
+        drop(std::fs::remove_file(files.directory.join(files.socket_name())));
+        written.map_err(doing("write the exit status"))?;
+        Ok(None)
+    }
 }
 
-struct Runner {
-    directory: PathBuf,
-    executor: Executor,
-    listener: UnixListener,
+struct Runner<'a> {
+    executor: &'a mut Executor,
+    signals: &'a mut Signals,
+    listener: Option<UnixListener>,
     log: LogWriter,
     order: RunOrder,
 }
@@ -194,31 +284,21 @@ enum Ending {
     Forced,
 }
 
-impl Runner {
+impl Runner<'_> {
     #[expect(clippy::too_many_lines, reason = "one loop over everything that can happen to a run")]
-    async fn run(mut self) -> Result<(), RunnerError> {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .map_err(doing("listen for signals"))?;
-        // These end the executor, which decides about its missions; they must not end the runner.
-        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
-            .map_err(doing("listen for signals"))?;
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
-            .map_err(doing("listen for signals"))?;
+    async fn run(mut self, buffer: &mut [u8]) -> Ended {
         let mut started = match start(&self.order) {
             Ok(started) => started,
             Err(error) => {
-                return self
-                    .finish(Exit::NotStarted { error: error.to_string() }, Reader::new(false), false)
-                    .await;
+                return self.ended(Exit::NotStarted { error: error.to_string() }, Reader::new(false), false);
             }
         };
         let mut reader = Reader::new(self.order.json_progress);
-        let process = started.child.id().and_then(process_table::of);
-        if let Some(process) = process.clone() {
-            self.executor.tell(&FromRunner::Started { process }).await;
+        let pid = started.child.id();
+        if let Some(pid) = pid {
+            self.executor.tell(&FromRunner::Started { pid }).await;
         }
         let (mut ending, mut status, mut stopped, mut paused) = (Ending::No, None, false, false);
-        let mut buffer = vec![0; 64 * 1024];
         let (mut untold, mut tell_at) = (false, Instant::now());
         let mut look_at: Option<Instant> = None;
         let mut output_until: Option<Instant> = None;
@@ -227,7 +307,7 @@ impl Runner {
                 && at <= Instant::now()
             {
                 look_at = Some(Instant::now() + LOOK_EVERY);
-                let left = Self::sweep(&mut ending, started.child.id());
+                let left = Self::sweep(&mut ending, pid);
                 if status.is_some() && left == 0 {
                     look_at = None;
                     output_until = Some(Instant::now() + LAST_WORDS);
@@ -240,7 +320,7 @@ impl Runner {
             }
             let tell = tell_at + TELL_EVERY;
             tokio::select! {
-                read = read_some(&mut started.output, &mut buffer) => match read {
+                read = read_some(&mut started.output, buffer) => match read {
                     Ok(count) if count > 0 => {
                         let bytes = buffer.get(..count).unwrap_or_default();
                         self.log.write(bytes);
@@ -259,7 +339,7 @@ impl Runner {
                 ended = started.child.wait(), if status.is_none() => {
                     status = Some(ended.unwrap_or_else(|_unknowable| ExitStatus::from_raw(0x7f00)));
                     // What it left running has no one to work for.
-                    if Self::sweep(&mut ending, started.child.id()) == 0 {
+                    if !process_tree::has_children() || Self::sweep(&mut ending, pid) == 0 {
                         output_until = Some(Instant::now() + LAST_WORDS);
                         look_at = None;
                     } else {
@@ -270,8 +350,12 @@ impl Runner {
                         look_at = Some(Instant::now());
                     }
                 }
-                order = self.executor.next() => match order {
-                    ToRunner::Input { text } => {
+                order = self.executor.next(), if !self.executor.is_gone() => match order {
+                    None | Some(ToRunner::Noted) => {}
+                    Some(ToRunner::Run(other)) => {
+                        tracing::warn!(run.name = other.files.name, "a runner does one run at a time; this is not done");
+                    }
+                    Some(ToRunner::Input { text }) => {
                         if let Some(input) = &mut started.input {
                             let typed = tokio::time::timeout(LISTEN, input.write_all(text.as_bytes())).await;
                             if !matches!(typed, Ok(Ok(()))) {
@@ -279,17 +363,17 @@ impl Runner {
                             }
                         }
                     }
-                    ToRunner::Pause => {
+                    Some(ToRunner::Pause) => {
                         paused = true;
                         Self::stop_all();
                         self.executor.tell(&FromRunner::Paused).await;
                     }
-                    ToRunner::Resume => {
+                    Some(ToRunner::Resume) => {
                         paused = false;
                         self.signal_all(Signal::CONT);
                         self.executor.tell(&FromRunner::Resumed).await;
                     }
-                    ToRunner::Stop { grace_ms } => {
+                    Some(ToRunner::Stop { grace_ms }) => {
                         stopped = true;
                         if !matches!(ending, Ending::Forced) {
                             ending = Ending::Asked(Instant::now() + Duration::from_millis(grace_ms));
@@ -298,19 +382,17 @@ impl Runner {
                         look_at = Some(Instant::now());
                     }
                 },
-                accepted = self.listener.accept() => {
-                    if let Ok((stream, _)) = accepted {
-                        self.executor = Executor::of(stream);
-                        if let Some(process) = process.clone() {
-                            self.executor.tell(&FromRunner::Started { process }).await;
-                        }
-                        if paused {
-                            self.executor.tell(&FromRunner::Paused).await;
-                        }
-                        untold = true;
+                stream = accept(&mut self.listener, &self.order.files), if self.executor.is_gone() => {
+                    *self.executor = Executor::of(stream);
+                    if let Some(pid) = pid {
+                        self.executor.tell(&FromRunner::Started { pid }).await;
                     }
+                    if paused {
+                        self.executor.tell(&FromRunner::Paused).await;
+                    }
+                    untold = true;
                 }
-                _ = terminate.recv() => {
+                _ = self.signals.terminate.recv() => {
                     stopped = true;
                     if matches!(ending, Ending::No) {
                         ending = Ending::Asked(Instant::now() + Duration::from_millis(self.order.grace_ms));
@@ -318,8 +400,6 @@ impl Runner {
                     self.ask_to_end();
                     look_at = Some(Instant::now());
                 }
-                _ = hangup.recv() => {}
-                _ = interrupt.recv() => {}
                 () = clock::sleep_until(look_at.or(output_until)), if look_at.or(output_until).is_some() => {}
             }
         }
@@ -331,7 +411,7 @@ impl Runner {
                 .unwrap_or(Exit::Unknown),
             None => Exit::Unknown,
         };
-        self.finish(exit, reader, stopped).await
+        self.ended(exit, reader, stopped)
     }
 
     /// Asks every process to end; stopped ones could not hear it.
@@ -390,8 +470,8 @@ impl Runner {
         left
     }
 
-    async fn finish(mut self, exit: Exit, mut reader: Reader, stopped: bool) -> Result<(), RunnerError> {
-        let run_id = self.order.run_id.clone();
+    fn ended(self, exit: Exit, mut reader: Reader, stopped: bool) -> Ended {
+        let run_id = self.order.run_id;
         if self.log.lost_bytes > 0 {
             tracing::warn!(
                 run.id = run_id,
@@ -399,26 +479,10 @@ impl Runner {
                 "part of the log could not be written"
             );
         }
-        let ended = Ended { run_id, exit, at: clock::wall(), digest: reader.digest(), stopped };
-        let text = serde_json::to_vec(&ended)?;
-        let path = self.directory.join(EXIT_FILE);
-        // An executor that hears it has its own record of it synced; where none does, this is the only one.
-        let mut written = atomic::write(&path, &text, FsyncPolicy::Never);
-        let is_heard = self.executor.tell(&FromRunner::Ended { ended }).await;
-        if !is_heard && written.is_ok() {
-            written = atomic::write(&path, &text, FsyncPolicy::Batch);
+        if self.listener.is_some() {
+            drop(std::fs::remove_file(self.order.files.directory.join(self.order.files.socket_name())));
         }
-        // A disk that is full now may have room soon; the executor hears the truth either way.
-        for _ in 0..600 {
-            match &written {
-                Ok(()) => break,
-                Err(error) => tracing::debug!(%error, "the exit status cannot be written yet"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            written = atomic::write(&path, &text, FsyncPolicy::Batch);
-        }
-        drop(std::fs::remove_file(self.directory.join(SOCKET_FILE)));
-        written.map_err(doing("write the exit status"))
+        Ended { run_id, exit, at: clock::wall(), digest: reader.digest(), stopped }
     }
 }
 

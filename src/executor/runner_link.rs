@@ -1,14 +1,12 @@
-//! Service: the executor's end of the line to a mission's runner.
+//! Service: the executor's end of the line to a runner.
 
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::runner::short_path;
-use crate::executor::runner_protocol::{
-    EXIT_FILE, Ended, FromRunner, RUNNER_FILE, RUNNER_WORD, RunOrder, ToRunner,
-};
-use serde::Serialize;
+use crate::executor::runner_protocol::{Ended, FromRunner, RUNNER_WORD, RunFiles, ToRunner};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -33,19 +31,16 @@ impl RunnerLink {
         Self { reader: BufReader::new(reader), writer, line: Vec::new() }
     }
 
-    /// Starts a runner in a group of its own. It does nothing before its [order](Self::order) has come, and ends when none
-    /// comes; from then on it outlives this process.
+    /// Starts a runner in a group of its own, whose complaints are appended to a file. It does nothing before it is told
+    /// what to [run](ToRunner::Run), and ends when this line is closed; while it runs something it outlives this process.
     ///
     /// # Errors
     /// The runner cannot be started.
-    pub fn start(program: &Path, directory: &Path, log_directory: &Path) -> io::Result<Self> {
+    pub fn start(program: &Path, complaints: &Path) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let complaints =
-            fs::OpenOptions::new().create(true).append(true).open(directory.join("runner.err"))?;
+        let complaints = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(complaints)?;
         let child = tokio::process::Command::new(program)
             .arg(RUNNER_WORD)
-            .arg(directory)
-            .arg(log_directory)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .stdin(OwnedFd::from(theirs))
@@ -60,21 +55,13 @@ impl RunnerLink {
         Ok(Self::of(UnixStream::from_std(ours)?))
     }
 
-    /// Gives a new runner its order.
-    ///
-    /// # Errors
-    /// The runner is gone or does not listen.
-    pub async fn order(&mut self, order: &RunOrder) -> io::Result<()> {
-        self.say(order).await
-    }
-
     /// Finds the runner of an earlier process again.
     ///
     /// # Errors
     /// Nobody listens there.
-    pub async fn reconnect(directory: &Path) -> io::Result<Self> {
-        let opened = fs::File::open(directory)?;
-        Ok(Self::of(UnixStream::connect(short_path(&opened)).await?))
+    pub async fn reconnect(files: &RunFiles) -> io::Result<Self> {
+        let opened = fs::File::open(&files.directory)?;
+        Ok(Self::of(UnixStream::connect(short_path(&opened, files)).await?))
     }
 
     /// Returns the next message; nothing when the runner is gone.
@@ -97,15 +84,11 @@ impl RunnerLink {
         }
     }
 
-    /// Gives an order.
+    /// Tells it something.
     ///
     /// # Errors
     /// The runner is gone or does not listen.
-    pub async fn send(&mut self, order: &ToRunner) -> io::Result<()> {
-        self.say(order).await
-    }
-
-    async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+    pub async fn send(&mut self, message: &ToRunner) -> io::Result<()> {
         let mut text = serde_json::to_vec(message)?;
         text.push(b'\n');
         match tokio::time::timeout(PATIENCE, self.writer.write_all(&text)).await {
@@ -115,12 +98,12 @@ impl RunnerLink {
     }
 }
 
-/// Returns how a run ended, if its runner wrote that down.
-pub fn exit_of(directory: &Path) -> Option<Ended> {
-    serde_json::from_slice(&fs::read(directory.join(EXIT_FILE)).ok()?).ok()
+/// Returns how a run ended, if its runner had to write that down.
+pub fn exit_of(files: &RunFiles) -> Option<Ended> {
+    serde_json::from_slice(&fs::read(files.exit()).ok()?).ok()
 }
 
 /// Returns who runs a run, if anybody ever did.
-pub fn runner_of(directory: &Path) -> Option<ProcessIdentity> {
-    serde_json::from_slice(&fs::read(directory.join(RUNNER_FILE)).ok()?).ok()
+pub fn runner_of(files: &RunFiles) -> Option<ProcessIdentity> {
+    serde_json::from_slice(&fs::read(files.runner()).ok()?).ok()
 }

@@ -1,27 +1,49 @@
-//! Pure: what the executor and a mission's runner say to each other, one JSON object a line over a local socket, and
-//! the files between them.
+//! Pure: what the executor and a runner say to each other, one JSON object a line over a local socket, and the files
+//! between them.
 
 use crate::domain::time::Timestamp;
 use crate::executor::digest::Digest;
-use crate::executor::process_identity::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The first argument of a runner: such a process goes past the command line of everything else.
 pub const RUNNER_WORD: &str = "executor-runner";
-/// The runner's identity, from the moment it has read its order.
-pub const RUNNER_FILE: &str = "runner.json";
-/// How the process ended, on disk before anyone is told.
-pub const EXIT_FILE: &str = "exit.json";
-/// The runner's socket.
-pub const SOCKET_FILE: &str = "runner.sock";
 /// Every process of a mission carries its run in this variable, so that those that ran away are found.
 pub const RUN_VARIABLE: &str = "AIWG_RUN_ID";
+
+/// Where the files of one run lie: beside the log of its mission, all under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFiles {
+    /// The mission's own.
+    pub directory: PathBuf,
+    /// The name without an extension.
+    pub name: String,
+}
+
+impl RunFiles {
+    /// Returns where it stands who runs it: locked by that process as long as the run lasts. It is there before anything is
+    /// started: a run without it has not begun.
+    pub fn runner(&self) -> PathBuf {
+        self.directory.join(format!("{}.runner", self.name))
+    }
+
+    /// Returns where it stands how the run ended, unless an executor heard that and wrote it down.
+    pub fn exit(&self) -> PathBuf {
+        self.directory.join(format!("{}.exit", self.name))
+    }
+
+    /// Returns the name of the runner's socket, which is there while no executor listens.
+    pub fn socket_name(&self) -> String {
+        format!("{}.sock", self.name)
+    }
+}
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOrder {
+    /// Where its files lie, and the log of its mission.
+    pub files: RunFiles,
     /// Marks the processes.
     pub run_id: String,
     /// Program and arguments.
@@ -84,8 +106,8 @@ pub struct Ended {
 pub enum FromRunner {
     /// The process runs.
     Started {
-        /// Which.
-        process: ProcessIdentity,
+        /// Its number.
+        pid: u32,
     },
     /// There was output.
     Output {
@@ -107,6 +129,10 @@ pub enum FromRunner {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum ToRunner {
+    /// Run this. It says [`ToRunner::Noted`] too.
+    Run(Box<RunOrder>),
+    /// The end of the last run stands where a restart finds it: the runner may forget it.
+    Noted,
     /// Type this.
     Input {
         /// With its line break.

@@ -1,7 +1,7 @@
 //! Edge: missions on disk, so that a restart finds them.
 //!
 //! One directory per mission. What was promised is in `mission.json`, replaced whole and synced before anybody is answered;
-//! its log and one directory per run lie beside it. A record that cannot be read is reported by name and left alone.
+//! its log and the files of its runs lie beside it. A record that cannot be read is reported by name and left alone.
 
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
@@ -11,6 +11,7 @@ use crate::domain::time::Timestamp;
 use crate::executor::outcome::Outcome;
 use crate::executor::provision::path_rules::scoped_name;
 use crate::executor::run::Run;
+use crate::executor::runner_protocol::RunFiles;
 use crate::protocol::executor_v1::wire_state;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,6 +23,9 @@ use std::path::{Path, PathBuf};
 
 /// The version of the records; a newer one is refused.
 pub const FORMAT: u32 = 1;
+
+/// Where a mission's agent asks its questions.
+pub const HITL_DIRECTORY: &str = "hitl";
 
 /// What is known of a mission.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,14 +108,30 @@ impl Store {
         self.directory.join(scoped_name(mission.as_str()))
     }
 
-    /// Returns the directory of one of its runs, making it.
+    /// Returns where the files of one of its runs lie.
+    pub fn run_files(&self, record: &MissionRecord, run: &Run) -> RunFiles {
+        RunFiles {
+            directory: self.directory_of(&record.mission_id),
+            name: format!("{}.{}", record.run_id, run.name()),
+        }
+    }
+
+    /// Removes what only a mission under way needs: the files of its runs, and its questions.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn run_directory(&self, record: &MissionRecord, run: &Run) -> Result<PathBuf, StoreError> {
-        let directory = self.directory_of(&record.mission_id).join(&record.run_id).join(run.name());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at(&directory))?;
-        Ok(directory)
+    /// [`StoreError`] for the first that stays.
+    pub fn remove_runs(&self, record: &MissionRecord) -> Result<(), StoreError> {
+        let directory = self.directory_of(&record.mission_id);
+        for entry in fs::read_dir(&directory).map_err(at(&directory))? {
+            let entry = entry.map_err(at(&directory))?;
+            let (name, path) = (entry.file_name(), entry.path());
+            if name == HITL_DIRECTORY {
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+            } else if name.to_string_lossy().starts_with(&record.run_id) {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a record; with `sync` it survives a power cut.

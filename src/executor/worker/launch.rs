@@ -6,8 +6,7 @@ use crate::executor::hitl_files;
 use crate::executor::log_file;
 use crate::executor::process_table;
 use crate::executor::run::{Run, RunKind};
-use crate::executor::runner_link::RunnerLink;
-use crate::executor::runner_protocol::RunOrder;
+use crate::executor::runner_protocol::{RunOrder, ToRunner};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,22 +16,28 @@ impl Unit {
         let is_written = self.promised.take().as_ref() == Some(run);
         self.record.run = Some(run.clone());
         self.record.boot_id = Some(process_table::boot_id());
-        // The runner starts up while this goes to the disk. It does nothing before its order comes, and that comes only
-        // once a restart would know of it and not start a second one.
+        // A new runner starts up while this goes to the disk. It does nothing before its order comes, and that comes only
+        // once a restart would know of it and not start a second one; the end of the run before this one, which its runner
+        // may keep, is written down with it.
         let written = (!is_written).then(|| self.write_durably());
-        let link = self.start_runner(run);
+        let order = self.prepare(run);
+        let runners = self.shared.runners.clone();
+        let link = self.told.take().map_or_else(|| runners.take(), Ok);
         if let Some(written) = written {
             written.await?;
         }
-        let (mut link, order) = link?;
-        link.order(&order).await.map_err(|error| format!("give its runner the order: {error}"))?;
+        let mut link = link.map_err(|error| format!("start its runner: {error}"))?;
+        let order = ToRunner::Run(Box::new(order?));
+        if link.send(&order).await.is_err() {
+            // One that had waited for work may be gone.
+            link = runners.start().map_err(|error| format!("start its runner: {error}"))?;
+            link.send(&order).await.map_err(|error| format!("give its runner the order: {error}"))?;
+        }
         self.link = Some(link);
         Ok(())
     }
 
-    fn start_runner(&self, run: &Run) -> Result<(RunnerLink, RunOrder), String> {
-        let directory =
-            self.shared.store.run_directory(&self.record, run).map_err(|error| error.to_string())?;
+    fn prepare(&self, run: &Run) -> Result<RunOrder, String> {
         let log = self.shared.store.directory_of(&self.record.mission_id);
         let hitl = self.hitl_directory();
         std::fs::create_dir_all(&hitl).map_err(|error| format!("make {}: {error}", hitl.display()))?;
@@ -44,9 +49,7 @@ impl Unit {
         if run.kind != RunKind::Agent || run.iteration > 1 {
             drop(log_file::remark(&log, &format!("{} (round {})", run.name(), run.iteration)));
         }
-        let link = RunnerLink::start(&self.shared.config.runner_program, &directory, &log)
-            .map_err(|error| format!("start its runner: {error}"))?;
-        Ok((link, order))
+        Ok(order)
     }
 
     fn run_order(&self, run: &Run, directory: PathBuf) -> RunOrder {
@@ -77,6 +80,7 @@ impl Unit {
         };
         let is_agent = run.kind == RunKind::Agent;
         RunOrder {
+            files: self.shared.store.run_files(&self.record, run),
             run_id: self.record.run_id.clone(),
             command,
             directory,

@@ -22,8 +22,9 @@ use crate::executor::provision::orchestrator::{Environment, Orchestrator};
 use crate::executor::reporter::Reporter;
 use crate::executor::run::Run;
 use crate::executor::runner_link::{self, RunnerLink};
-use crate::executor::runner_protocol::{Ended, Exit, FromRunner, ToRunner};
-use crate::executor::store::{MissionRecord, Store};
+use crate::executor::runner_pool::RunnerPool;
+use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RunFiles, ToRunner};
+use crate::executor::store::{HITL_DIRECTORY, MissionRecord, Store};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub orchestrator: Orchestrator,
     /// What the registry has to hear.
     pub reporter: Reporter,
+    /// The processes between it and its agents.
+    pub runners: RunnerPool,
     /// Missions that may run at once.
     pub slots: Arc<Semaphore>,
     /// Everything that runs.
@@ -93,6 +96,10 @@ pub struct Unit {
     order: MissionOrder,
     machine: Machine,
     link: Option<RunnerLink>,
+    /// The line to a runner that has told its end and keeps it until that is written down.
+    told: Option<RunnerLink>,
+    /// How often a runner was gone before it had begun.
+    unbegun: u32,
     environment: Option<Environment>,
     env: BTreeMap<String, String>,
     permit: Option<OwnedSemaphorePermit>,
@@ -136,6 +143,8 @@ pub async fn run(
         order,
         machine,
         link: None,
+        told: None,
+        unbegun: 0,
         environment: None,
         env: BTreeMap::new(),
         permit: None,
@@ -224,29 +233,22 @@ impl Unit {
 
     async fn heard(&mut self, message: FromRunner) {
         match message {
-            FromRunner::Started { process } => {
-                if let Some(environment) = self.environment.clone()
-                    && let Some(runner) = self.run_directory().and_then(|d| runner_link::runner_of(&d))
+            FromRunner::Started { pid } => {
+                if let Some(environment) = self.environment.clone().filter(|e| !e.record().leases.is_empty())
+                    && let Some(runner) = self.run_files().and_then(|files| runner_link::runner_of(&files))
                     && let Err(error) = self.shared.orchestrator.share(&environment, &runner).await
                 {
                     tracing::warn!(mission.id = %self.record.mission_id, %error, "failed to share leases with a runner");
                 }
-                self.feed(Event::Started { pid: process.pid }).await;
+                self.feed(Event::Started { pid }).await;
             }
             FromRunner::Output { digest } => self.feed(Event::Output(digest)).await,
             FromRunner::Paused => self.feed(Event::Paused).await,
             FromRunner::Resumed => self.feed(Event::Resumed).await,
             FromRunner::Ended { ended } => {
-                self.link = None;
+                self.told = self.link.take();
                 self.feed(Event::Ended(ended)).await;
             }
-        }
-    }
-
-    async fn lost_runner(&mut self) {
-        match self.run_directory() {
-            Some(directory) => self.runner_gone(&directory).await,
-            None => self.link = None,
         }
     }
 
@@ -346,13 +348,19 @@ impl Unit {
         self.shared.tasks.spawn("mission resources", work);
     }
 
-    fn run_directory(&self) -> Option<PathBuf> {
-        let run = self.record.run.as_ref()?;
-        self.shared.store.run_directory(&self.record, run).ok()
+    fn run_files(&self) -> Option<RunFiles> {
+        Some(self.shared.store.run_files(&self.record, self.record.run.as_ref()?))
     }
 
     fn hitl_directory(&self) -> PathBuf {
-        self.shared.store.directory_of(&self.record.mission_id).join("hitl")
+        self.shared.store.directory_of(&self.record.mission_id).join(HITL_DIRECTORY)
+    }
+
+    /// Lets the runner go whose end is written down now.
+    async fn let_runner_go(&mut self) {
+        if let Some(link) = self.told.take() {
+            self.shared.runners.give_back(link).await;
+        }
     }
 
     /// Freezes what runs; says whether the task may end now.

@@ -37,9 +37,10 @@ impl Unit {
         // On disk before it is told: an executor killed in between tells it again. Should the disk be full, what the runner
         // wrote stays, and tells the next executor that the mission has run.
         if self.save_durably().await {
-            let directory = self.shared.store.directory_of(&self.record.mission_id);
-            drop(std::fs::remove_dir_all(directory.join(&self.record.run_id)));
-            drop(std::fs::remove_dir_all(directory.join("hitl")));
+            self.let_runner_go().await;
+            if let Err(error) = self.shared.store.remove_runs(&self.record) {
+                tracing::warn!(mission.id = %self.record.mission_id, %error, "files of an ended run stay");
+            }
         }
         self.shared.reporter.push(self.record.mission_id.clone(), frame.raw, Weight::Last);
     }

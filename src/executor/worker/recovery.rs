@@ -9,9 +9,8 @@ use crate::executor::process_table;
 use crate::executor::process_tree;
 use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Orchestrator};
 use crate::executor::runner_link::{self, RunnerLink};
-use crate::executor::runner_protocol::{Exit, RUN_VARIABLE, ToRunner};
+use crate::executor::runner_protocol::{Exit, RUN_VARIABLE, RunFiles, ToRunner};
 use crate::executor::store::MissionRecord;
-use std::path::Path;
 use std::time::Duration;
 
 /// How often a runner that does not answer is looked at before its processes are ended.
@@ -19,6 +18,9 @@ const LAST_LOOKS: u32 = 250;
 
 /// The time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often a run is given to another runner because one was gone before it began.
+const MOST_UNBEGUN: u32 = 3;
 
 /// Returns how long ago a mission began. The time of day may have been set since; the system's own time is not.
 pub(super) fn elapsed(record: &MissionRecord, now: Now) -> Duration {
@@ -47,17 +49,17 @@ impl Unit {
     /// Finds the process of an earlier executor again.
     pub(super) async fn take_up(&mut self) {
         let Some(run) = self.record.run.clone() else { return };
-        let Ok(directory) = self.shared.store.run_directory(&self.record, &run) else { return };
+        let files = self.shared.store.run_files(&self.record, &run);
         let was_suspended = std::mem::take(&mut self.record.suspended);
         if was_suspended || self.record.state == MissionState::Suspended {
             let checkpoint_id = Some(self.record.run_id.clone());
             self.emit(MissionEvent::Reconnected { checkpoint_id });
         }
-        if let Some(ended) = runner_link::exit_of(&directory) {
+        if let Some(ended) = runner_link::exit_of(&files) {
             self.feed(Event::Ended(ended)).await;
             return;
         }
-        match runner_link::runner_of(&directory) {
+        match runner_link::runner_of(&files) {
             None if self.record.boot_id.as_ref().is_some_and(|boot| *boot != process_table::boot_id()) => {
                 // The power went: files of the run that were not synced may have gone with it.
                 let ended = self.ended(Exit::Unknown);
@@ -69,7 +71,7 @@ impl Unit {
                 self.carry_out(effects).await;
             }
             Some(runner) if process_table::is_alive(&runner) => {
-                match RunnerLink::reconnect(&directory).await {
+                match RunnerLink::reconnect(&files).await {
                     Ok(link) => {
                         self.link = Some(link);
                         if self.record.paused {
@@ -80,30 +82,47 @@ impl Unit {
                         }
                     }
                     // It may be between its last word and its end.
-                    Err(_refused) => self.runner_gone(&directory).await,
+                    Err(_refused) => self.runner_gone(&files).await,
                 }
             }
-            Some(_dead) => self.runner_gone(&directory).await,
+            Some(_dead) => self.runner_gone(&files).await,
+        }
+    }
+
+    /// Goes on after the line to a runner broke.
+    pub(super) async fn lost_runner(&mut self) {
+        self.link = None;
+        let (Some(files), Some(run)) = (self.run_files(), self.record.run.clone()) else { return };
+        if runner_link::runner_of(&files).is_some() {
+            self.runner_gone(&files).await;
+        } else if self.unbegun < MOST_UNBEGUN {
+            // It would have said so before it started anything.
+            self.unbegun += 1;
+            self.carry_out(vec![Effect::Start(run)]).await;
+        } else {
+            let error =
+                "its runner ended again and again before it began; see runner.err in the executor's state";
+            let ended = self.ended(Exit::NotStarted { error: error.to_owned() });
+            self.feed(Event::Ended(ended)).await;
         }
     }
 
     /// Decides what became of a run whose runner does not answer any more.
-    pub(super) async fn runner_gone(&mut self, directory: &Path) {
-        self.link = None;
+    async fn runner_gone(&mut self, files: &RunFiles) {
         for _ in 0..LAST_LOOKS {
             // Alive first: one that ends in between has written its last word by then.
             let is_alive =
-                runner_link::runner_of(directory).is_some_and(|runner| process_table::is_alive(&runner));
-            if !is_alive || runner_link::exit_of(directory).is_some() {
+                runner_link::runner_of(files).is_some_and(|runner| process_table::is_alive(&runner));
+            if !is_alive || runner_link::exit_of(files).is_some() {
                 break;
             }
-            if let Ok(link) = RunnerLink::reconnect(directory).await {
+            if let Ok(link) = RunnerLink::reconnect(files).await {
                 self.link = Some(link);
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        let ended = if let Some(ended) = runner_link::exit_of(directory) {
+        let ended = if let Some(ended) = runner_link::exit_of(files) {
             ended
         } else {
             kill_marked(&self.record.run_id).await;

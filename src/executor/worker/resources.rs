@@ -59,7 +59,9 @@ impl Unit {
             return Some(Event::Released { branch: None, artifacts: Vec::new(), remark: None });
         };
         // On disk before they go: what is left of the run tells no more how it ended once its worktree is gone.
-        self.save_durably().await;
+        if self.save_durably().await {
+            self.let_runner_go().await;
+        }
         let (shared, results) = (Arc::clone(&self.shared), self.internal.0.clone());
         let mission = self.record.mission_id.clone();
         self.background(async move {

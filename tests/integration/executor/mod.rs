@@ -382,7 +382,7 @@ fn runner_files(directory: &Path) -> Vec<PathBuf> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(runner_files(&path));
-        } else if path.file_name().is_some_and(|name| name == "runner.json") {
+        } else if path.extension().is_some_and(|extension| extension == "runner") {
             found.push(path);
         }
     }

@@ -206,6 +206,41 @@ async fn a_registry_with_nothing_to_do_forgets_what_was_kept_long_enough() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_too_large_forgets_what_ended_first_and_no_more_than_it_has_to() {
+    const ENDED: usize = 700;
+    let folder = tempfile::tempdir().unwrap();
+    let config = |max_store_bytes| Config {
+        max_store_bytes,
+        state_dir: Some(folder.path().to_owned()),
+        identity_file: Some(folder.path().join("ids.json")),
+        ..Config::default()
+    };
+    let serve = Serve::with(config(1 << 30)).await;
+    let (peer, mut line) = Peer::connected(&serve, 1, &[]).await;
+    assert_eq!(serve.dispatch("m-live").await.status, 202);
+    for number in 0..ENDED {
+        let mission = format!("m-{number}");
+        let mut order = order(&mission);
+        order["objective"] = "x".repeat(3_000).into();
+        assert_eq!(serve.post("/api/v1/sessions/s/dispatch", &order).await.status, 202);
+        line.say(&peer.frame("mission.completed", Some(&mission), json!({}))).await;
+    }
+    serve.mission_in(&format!("m-{}", ENDED - 1), "done").await;
+    serve.stop().await;
+    // Room for half of them.
+    let serve = Serve::with(config(1_500_000)).await;
+    soon(async {
+        while serve.get("/api/v1/missions/m-0").await.status != 404 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(serve.get("/api/v1/missions/m-live").await.status, 200);
+    assert_eq!(serve.get(&format!("/api/v1/missions/m-{}", ENDED - 1)).await.status, 200);
+    serve.stop().await;
+}
+
+#[tokio::test]
 async fn a_peer_elsewhere_has_so_many_connections_and_requests_and_no_more() {
     let Some(elsewhere) = outward_address() else {
         println!("skipped: this host has no address but loopback");
