@@ -122,20 +122,8 @@ impl Staged {
         policy: FsyncPolicy,
     ) -> io::Result<Self> {
         let (directory, name) = split(target)?;
-        let mut builder = tempfile::Builder::new();
-        let prefix = dotted(name, "");
-        builder.prefix(&prefix).suffix(UNFINISHED_SUFFIX).rand_bytes(8);
-        builder.permissions(fs::Permissions::from_mode(0o644));
-        let mut file = builder.tempfile_in(directory)?;
-        file.write_all(bytes)?;
-        if let Some(like) = like {
-            resemble(file.as_file(), like)?;
-        }
-        policy.sync_file(file.as_file())?;
         let path = directory.join(dotted(name, &format!("{tag}{TEMPORARY_SUFFIX}")));
-        let unfinished = file.into_temp_path();
-        rename(&unfinished, &path)?;
-        unfinished.keep().map_err(|error| error.error)?;
+        place(target, bytes, like, policy, &path)?;
         Ok(Self { path })
     }
 
@@ -195,7 +183,33 @@ pub fn write(target: &Path, bytes: &[u8], policy: FsyncPolicy) -> io::Result<()>
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Staged::beside(target, &random_tag()?, bytes, like.as_ref(), policy)?.replace(target, policy)
+    place(target, bytes, like.as_ref(), policy, target)?;
+    policy.sync_directory(split(target)?.0)
+}
+
+/// Writes `bytes` beside `target`, syncs them, and gives them the name `path` in the same directory.
+fn place(
+    target: &Path,
+    bytes: &[u8],
+    like: Option<&Metadata>,
+    policy: FsyncPolicy,
+    path: &Path,
+) -> io::Result<()> {
+    let (directory, name) = split(target)?;
+    let mut builder = tempfile::Builder::new();
+    let prefix = dotted(name, "");
+    builder.prefix(&prefix).suffix(UNFINISHED_SUFFIX).rand_bytes(8);
+    builder.permissions(fs::Permissions::from_mode(0o644));
+    let mut file = builder.tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    if let Some(like) = like {
+        resemble(file.as_file(), like)?;
+    }
+    policy.sync_file(file.as_file())?;
+    let unfinished = file.into_temp_path();
+    rename(&unfinished, path)?;
+    unfinished.keep().map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// Returns sixteen hexadecimal digits that nobody else has.
