@@ -148,14 +148,14 @@ fn roster(state: &Path, workspace: &Path, concurrency: usize) -> Roster {
         retention: Duration::from_secs(3600),
         isolation: "host".into(),
     };
-    let tasks = Tasks::new(Shutdown::new());
+    let (tasks, store) = (Tasks::new(Shutdown::new()), Store::open(state).unwrap());
     Roster::new(Shared {
-        runners: RunnerPool::new(&config, tasks.clone()),
+        runners: RunnerPool::new(&config, store.claims(), tasks.clone()),
         orchestrator: Orchestrator::with_built_in(),
         slots: Arc::new(Semaphore::new(concurrency)),
         reporter: Reporter::default(),
         tasks,
-        store: Store::open(state).unwrap(),
+        store,
         executor: ExecutorId::new("00000000-0000-4000-8000-000000000001").unwrap(),
         config,
     })

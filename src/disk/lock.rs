@@ -71,29 +71,6 @@ impl FileLock {
     /// # Errors
     /// [`LockError::Held`] when another one has it.
     pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
-        let own = Holder { pid: std::process::id(), host: host(), command: command() };
-        Self::try_acquire_signed(path, |file| {
-            // A lock that is taken often is not written often.
-            if signature(file).as_ref() == Some(&own) {
-                Ok(())
-            } else {
-                sign(file, &serde_json::to_vec(&own)?)
-            }
-        })
-    }
-
-    /// Takes the lock, or says at once who has it; its file then says `line`.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] when another one has it.
-    pub fn try_acquire_as(path: &Path, line: &[u8]) -> Result<Self, LockError> {
-        Self::try_acquire_signed(path, |file| sign(file, line))
-    }
-
-    fn try_acquire_signed(
-        path: &Path,
-        sign: impl FnOnce(&mut File) -> io::Result<()>,
-    ) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -113,6 +90,23 @@ impl FileLock {
                 Err(LockError::Held { path: path.to_owned(), holder: signature(&mut file) })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Locks a directory, or says at once that somebody has it. No file is made for that, but on file systems that lock
+    /// files only, as some in a network do.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another one has it.
+    pub fn try_acquire_directory(directory: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { path: directory.to_owned(), source };
+        let file = File::open(directory).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Held { path: directory.to_owned(), holder: None })
+            }
+            Err(TryLockError::Error(_unsupported)) => Self::try_acquire(&directory.join(".lock")),
         }
     }
 
@@ -140,11 +134,17 @@ impl FileLock {
     }
 }
 
-/// Writes down who holds the lock.
-fn sign(file: &mut File, line: &[u8]) -> io::Result<()> {
+/// Writes down who holds the lock, unless that stands there: a lock that is taken often is not written often.
+fn sign(file: &mut File) -> io::Result<()> {
+    let own = Holder { pid: std::process::id(), host: host(), command: command() };
+    if signature(file).as_ref() == Some(&own) {
+        return Ok(());
+    }
+    let mut line = serde_json::to_vec(&own)?;
+    line.push(b'\n');
     file.set_len(0)?;
     file.rewind()?;
-    file.write_all(&[line, b"\n"].concat())
+    file.write_all(&line)
 }
 
 fn signature(file: &mut File) -> Option<Holder> {
@@ -186,6 +186,17 @@ mod tests {
         drop(lock);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         drop(FileLock::acquire(&path, Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn a_directory_is_locked_without_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = FileLock::try_acquire_directory(directory.path()).unwrap();
+        let error = FileLock::try_acquire_directory(directory.path()).unwrap_err();
+        assert!(matches!(error, LockError::Held { .. }), "{error}");
+        drop(lock);
+        drop(FileLock::try_acquire_directory(directory.path()).unwrap());
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

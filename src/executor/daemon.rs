@@ -108,7 +108,7 @@ pub async fn run(
         orchestrator: Orchestrator::with_built_in().keep_everything(config.keep_everything),
         slots: Arc::new(Semaphore::new(config.max_concurrency)),
         reporter: Reporter::default(),
-        runners: RunnerPool::new(&config, tasks.clone()),
+        runners: RunnerPool::new(&config, store.claims(), tasks.clone()),
         tasks: tasks.clone(),
         store,
         executor,

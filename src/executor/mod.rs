@@ -7,6 +7,7 @@
 //! ```
 
 pub mod agent_runtime;
+pub mod claim;
 pub mod client;
 pub mod config;
 pub mod daemon;

@@ -3,6 +3,7 @@
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
+use crate::executor::claim;
 use crate::executor::effect::{Event, Refusal};
 use crate::executor::mission_order::OrderError;
 use crate::executor::process_table;
@@ -359,21 +360,33 @@ impl Roster {
         Ok(())
     }
 
-    /// Forgets ended missions that the registry has heard of and that are older than the retention, or too many.
+    /// Forgets ended missions that the registry has heard of and that are older than the retention, or too many; and what
+    /// runners that were killed have begun, once the missions know it.
     ///
     /// # Errors
     /// The directory of missions cannot be read.
     pub fn forget_old(&self) -> Result<(), StoreError> {
         let now = clock::wall();
-        let mut ended: Vec<(Timestamp, MissionId)> = self
-            .shared
-            .store
-            .all()?
-            .into_iter()
-            .flatten()
-            .filter(|record| record.state.is_terminal() && record.reported_at.is_some())
-            .map(|record| (record.updated_at, record.mission_id))
-            .collect();
+        // Looked at before the missions are: one that begins meanwhile has a runner that lives.
+        let mut claims = claim::all(self.shared.store.claims());
+        claims.retain(|(_, claim)| !process_table::is_alive(&claim.runner));
+        let mut ended: Vec<(Timestamp, MissionId)> = Vec::new();
+        for record in self.shared.store.all()? {
+            match record {
+                Ok(record) if record.state.is_terminal() => {
+                    if record.reported_at.is_some() {
+                        ended.push((record.updated_at, record.mission_id));
+                    }
+                }
+                Ok(record) => claims.retain(|(_, claim)| !claim.run.starts_with(&record.run_id)),
+                // It may be about any of them.
+                Err(_unreadable) => claims.clear(),
+            }
+        }
+        for (path, _) in claims {
+            // The next look removes what this one cannot.
+            drop(std::fs::remove_file(path));
+        }
         ended.sort();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
         for (index, (at, mission)) in ended.into_iter().enumerate() {

@@ -11,9 +11,9 @@
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
 use crate::disk::lock::FileLock;
+use crate::executor::claim::ClaimFile;
 use crate::executor::digest::Reader;
 use crate::executor::log_file::LogWriter;
-use crate::executor::process_table;
 use crate::executor::process_tree;
 use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RUN_VARIABLE, RunFiles, RunOrder, ToRunner};
 use crate::runtime::clock;
@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -73,29 +73,32 @@ fn doing(action: &'static str) -> impl FnOnce(io::Error) -> RunnerError {
     move |source| RunnerError::Io { action, source }
 }
 
-/// Runs what is ordered over standard input, one run after the other, until that is closed.
+/// Runs what is ordered over standard input, one run after the other, until that is closed. `claims` is where runners say
+/// what they have begun.
 ///
 /// # Errors
 /// [`RunnerError`]; nothing of the run that it names has been started then.
-pub async fn run() -> Result<(), RunnerError> {
+pub async fn run(claims: &Path) -> Result<(), RunnerError> {
     process_tree::become_reaper().map_err(doing("become the reaper of the missions' processes"))?;
     let mut signals = Signals::listen().map_err(doing("listen for signals"))?;
     let mut executor = Executor::of(standard_input().map_err(doing("use standard input"))?);
-    let own = serde_json::to_vec(&process_table::own())?;
+    let mut claim = ClaimFile::new(claims);
     let mut buffer = vec![0; 64 * 1024];
     let mut next = executor.next_order(&mut signals).await;
     while let Some(order) = next {
         let files = order.files.clone();
-        let _only_one = FileLock::try_acquire_as(&files.runner(), &own)?;
+        let _only_one = FileLock::try_acquire_directory(&files.directory)?;
         if files.exit().exists() {
-            return Ok(());
+            break;
         }
+        claim.claim(&files.name).map_err(doing("say who runs it"))?;
         let log = LogWriter::new(&files.directory, order.log_limit_bytes);
         let ended = Runner { executor: &mut executor, signals: &mut signals, listener: None, log, order }
             .run(&mut buffer)
             .await;
         next = executor.hand_over(&files, ended, &mut signals).await?;
     }
+    claim.remove();
     Ok(())
 }
 

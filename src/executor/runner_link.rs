@@ -1,6 +1,5 @@
 //! Service: the executor's end of the line to a runner.
 
-use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::runner::short_path;
 use crate::executor::runner_protocol::{Ended, FromRunner, RUNNER_WORD, RunFiles, ToRunner};
 use std::fs;
@@ -31,16 +30,17 @@ impl RunnerLink {
         Self { reader: BufReader::new(reader), writer, line: Vec::new() }
     }
 
-    /// Starts a runner in a group of its own, whose complaints are appended to a file. It does nothing before it is told
+    /// Starts a runner in a group of its own, that says in `claims` what it has begun, and in a file what troubles it. It does nothing before it is told
     /// what to [run](ToRunner::Run), and ends when this line is closed; while it runs something it outlives this process.
     ///
     /// # Errors
     /// The runner cannot be started.
-    pub fn start(program: &Path, complaints: &Path) -> io::Result<Self> {
+    pub fn start(program: &Path, claims: &Path, complaints: &Path) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let complaints = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(complaints)?;
         let child = tokio::process::Command::new(program)
             .arg(RUNNER_WORD)
+            .arg(claims)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .stdin(OwnedFd::from(theirs))
@@ -101,9 +101,4 @@ impl RunnerLink {
 /// Returns how a run ended, if its runner had to write that down.
 pub fn exit_of(files: &RunFiles) -> Option<Ended> {
     serde_json::from_slice(&fs::read(files.exit()).ok()?).ok()
-}
-
-/// Returns who runs a run, if anybody ever did.
-pub fn runner_of(files: &RunFiles) -> Option<ProcessIdentity> {
-    serde_json::from_slice(&fs::read(files.runner()).ok()?).ok()
 }

@@ -9,7 +9,7 @@ use crate::executor::runner_protocol::ToRunner;
 use crate::runtime::tasks::Tasks;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ pub struct RunnerPool {
 #[derive(Debug)]
 struct Shared {
     program: PathBuf,
+    claims: PathBuf,
     complaints: PathBuf,
     most: usize,
     tasks: Tasks,
@@ -46,14 +47,15 @@ struct Idle {
 }
 
 impl RunnerPool {
-    /// Makes an empty one, for as many runners as missions may run at once.
-    pub fn new(config: &Config, tasks: Tasks) -> Self {
+    /// Makes an empty one, for as many runners as missions may run at once, that say in `claims` what they have begun.
+    pub fn new(config: &Config, claims: &Path, tasks: Tasks) -> Self {
         let complaints = config.state_directory.join("runner.err");
         if fs::metadata(&complaints).is_ok_and(|file| file.len() > OLD_COMPLAINTS) {
             drop(fs::remove_file(&complaints));
         }
         let shared = Shared {
             program: config.runner_program.clone(),
+            claims: claims.to_owned(),
             complaints,
             most: config.max_concurrency,
             tasks,
@@ -84,7 +86,7 @@ impl RunnerPool {
     /// # Errors
     /// It cannot be started.
     pub fn start(&self) -> io::Result<RunnerLink> {
-        RunnerLink::start(&self.shared.program, &self.shared.complaints)
+        RunnerLink::start(&self.shared.program, &self.shared.claims, &self.shared.complaints)
     }
 
     /// Tells a runner that the end of its run is written down, and keeps it for the next one.

@@ -12,7 +12,8 @@ pub const RUNNER_WORD: &str = "executor-runner";
 /// Every process of a mission carries its run in this variable, so that those that ran away are found.
 pub const RUN_VARIABLE: &str = "AIWG_RUN_ID";
 
-/// Where the files of one run lie: beside the log of its mission, all under one name.
+/// Where the files of one run lie, if it needs any: beside the log of its mission, all under one name. Whoever runs it holds
+/// a lock on the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFiles {
     /// The mission's own.
@@ -22,12 +23,6 @@ pub struct RunFiles {
 }
 
 impl RunFiles {
-    /// Returns where it stands who runs it: locked by that process as long as the run lasts. It is there before anything is
-    /// started: a run without it has not begun.
-    pub fn runner(&self) -> PathBuf {
-        self.directory.join(format!("{}.runner", self.name))
-    }
-
     /// Returns where it stands how the run ended, unless an executor heard that and wrote it down.
     pub fn exit(&self) -> PathBuf {
         self.directory.join(format!("{}.exit", self.name))

@@ -1,8 +1,11 @@
 //! Edge: missions on disk, so that a restart finds them.
 //!
-//! One directory per mission. What was promised is in `mission.json`, replaced whole and synced before anybody is answered;
-//! its log and the files of its runs lie beside it. A record that cannot be read is reported by name and left alone.
+//! One directory per mission. What is known of it is in `mission.jsonl`, a line for every change, of which the last whole one
+//! counts: what was promised is synced before anybody is answered, and to append costs a file system much less than to
+//! replace a file. Its log and the files of its runs lie beside it. A record that cannot be read is reported by name and left
+//! alone.
 
+use crate::disk::append::LineFile;
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::id::MissionId;
@@ -23,6 +26,12 @@ use std::path::{Path, PathBuf};
 
 /// The version of the records; a newer one is refused.
 pub const FORMAT: u32 = 1;
+
+/// What is known of a mission.
+const RECORD_FILE: &str = "mission.jsonl";
+
+/// How many bytes of former lines are kept at most, and how many times a line they may be instead.
+const FORMER: (u64, u64) = (64 * 1024, 4);
 
 /// Where a mission's agent asks its questions.
 pub const HITL_DIRECTORY: &str = "hitl";
@@ -90,6 +99,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<'_> {
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
+    claims: PathBuf,
 }
 
 impl Store {
@@ -98,9 +108,17 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let missions = directory.join("missions");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&missions).map_err(at(&missions))?;
-        Ok(Self { directory: missions.canonicalize().map_err(at(&missions))? })
+        let usable = |name: &str| {
+            let path = directory.join(name);
+            make(&path)?;
+            path.canonicalize().map_err(at(&path))
+        };
+        Ok(Self { directory: usable("missions")?, claims: usable("runners")? })
+    }
+
+    /// Returns where runners say what they have begun.
+    pub fn claims(&self) -> &Path {
+        &self.claims
     }
 
     /// Returns the directory of a mission.
@@ -140,11 +158,23 @@ impl Store {
     /// [`StoreError`]; the old record is untouched.
     pub fn write(&self, record: &MissionRecord, sync: bool) -> Result<(), StoreError> {
         let directory = self.directory_of(&record.mission_id);
-        let path = directory.join("mission.json");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at(&directory))?;
-        let bytes = serde_json::to_vec(record).map_err(|error| at(&path)(error.into()))?;
+        let path = directory.join(RECORD_FILE);
+        let line = serde_json::to_string(record).map_err(|error| at(&path)(error.into()))?;
         let policy = if sync { FsyncPolicy::Batch } else { FsyncPolicy::Never };
-        atomic::write(&path, &bytes, policy).map_err(at(&path))
+        let former = match fs::metadata(&path) {
+            Ok(file) => file.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(&directory)?;
+                0
+            }
+            Err(error) => return Err(at(&path)(error)),
+        };
+        let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        if former > FORMER.0.max(length.saturating_mul(FORMER.1)) {
+            return atomic::write(&path, format!("{line}\n").as_bytes(), policy).map_err(at(&path));
+        }
+        let mut file = LineFile::new(&path, policy);
+        file.append([line.as_str()]).and_then(|()| file.sync()).map_err(at(&path))
     }
 
     /// Reads one record.
@@ -178,17 +208,85 @@ impl Store {
     }
 }
 
+fn make(directory: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at(directory))
+}
+
 fn read(directory: &Path) -> Result<Option<MissionRecord>, StoreError> {
-    let path = directory.join("mission.json");
+    let path = directory.join(RECORD_FILE);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(&path)(error)),
     };
-    let record: MissionRecord = serde_json::from_slice(&bytes).map_err(|error| at(&path)(error.into()))?;
+    // What follows the last newline was not written to its end, and neither was a line that is no JSON.
+    let whole =
+        bytes.iter().rposition(|byte| *byte == b'\n').and_then(|end| bytes.get(..end)).unwrap_or_default();
+    let mut lines = whole.rsplit(|byte| *byte == b'\n');
+    let Some(line) = lines.find(|line| serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()) else {
+        return match whole {
+            [] => Ok(None),
+            _ => Err(at(&path)(io::Error::other("no line of it is JSON"))),
+        };
+    };
+    let record: MissionRecord = serde_json::from_slice(line).map_err(|error| at(&path)(error.into()))?;
     if record.format > FORMAT {
         let newer = format!("its format {} is newer than {FORMAT}; use a newer aiwg-rs", record.format);
         return Err(at(&path)(io::Error::other(newer)));
     }
     Ok(Some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::io::Write as _;
+
+    fn record(run_id: &str, payload_bytes: usize) -> MissionRecord {
+        serde_json::from_value(json!({
+            "format": 1, "mission_id": "m-1", "session_id": "s", "key": "m-1", "run_id": run_id, "state": "running",
+            "payload": {"objective": "x".repeat(payload_bytes)}, "accepted_at": "2026-01-01T00:00:00.000Z",
+            "begun_at": null, "updated_at": "2026-01-01T00:00:00.000Z", "run": null, "outcome": null,
+            "suspended": false, "paused": false, "reported_at": null, "recent_events": [],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_line_that_was_not_written_to_its_end_takes_nothing_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let mission = MissionId::new("m-1").unwrap();
+        assert!(store.read(&mission).unwrap().is_none());
+        let path = store.directory_of(&mission).join(RECORD_FILE);
+        for (run, torn) in
+            [("r1", r#"{"format":1,"mission_id":"m-"#), ("r2", "\0\0\0\0"), ("r3", "{\n{\"for")]
+        {
+            store.write(&record(run, 10), run == "r1").unwrap();
+            fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(torn.as_bytes()).unwrap();
+            assert_eq!(store.read(&mission).unwrap().unwrap().run_id, run, "{torn}");
+        }
+        fs::write(&path, "").unwrap();
+        assert!(store.read(&mission).unwrap().is_none());
+        fs::write(&path, "rubbish\n").unwrap();
+        assert!(store.read(&mission).unwrap_err().to_string().contains("no line of it is JSON"));
+        fs::write(&path, "{\"format\":9}\n").unwrap();
+        assert!(store.all().unwrap().remove(0).is_err());
+    }
+
+    #[test]
+    fn former_lines_do_not_pile_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for payload in [100, 50_000] {
+            let (mut largest, record) = (0, record("r1", payload));
+            for _ in 0..1000 {
+                store.write(&record, false).unwrap();
+                let path = store.directory_of(&record.mission_id).join(RECORD_FILE);
+                largest = largest.max(fs::metadata(path).unwrap().len());
+            }
+            assert!(largest < 64 * 1024 + 6 * 51_000, "{largest}");
+        }
+    }
 }

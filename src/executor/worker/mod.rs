@@ -11,6 +11,7 @@ mod resources;
 use crate::domain::event::MissionEvent;
 use crate::domain::id::ExecutorId;
 use crate::domain::lifecycle::MissionState;
+use crate::executor::claim;
 use crate::executor::config::Config;
 use crate::executor::digest::Digest;
 use crate::executor::effect::{Effect, Event, Refusal};
@@ -18,10 +19,11 @@ use crate::executor::hitl_files;
 use crate::executor::machine::Machine;
 use crate::executor::mission_order::MissionOrder;
 use crate::executor::outcome::Outcome;
+use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::provision::orchestrator::{Environment, Orchestrator};
 use crate::executor::reporter::Reporter;
 use crate::executor::run::Run;
-use crate::executor::runner_link::{self, RunnerLink};
+use crate::executor::runner_link::RunnerLink;
 use crate::executor::runner_pool::RunnerPool;
 use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RunFiles, ToRunner};
 use crate::executor::store::{HITL_DIRECTORY, MissionRecord, Store};
@@ -235,7 +237,7 @@ impl Unit {
         match message {
             FromRunner::Started { pid } => {
                 if let Some(environment) = self.environment.clone().filter(|e| !e.record().leases.is_empty())
-                    && let Some(runner) = self.run_files().and_then(|files| runner_link::runner_of(&files))
+                    && let Some(runner) = self.runner()
                     && let Err(error) = self.shared.orchestrator.share(&environment, &runner).await
                 {
                     tracing::warn!(mission.id = %self.record.mission_id, %error, "failed to share leases with a runner");
@@ -350,6 +352,11 @@ impl Unit {
 
     fn run_files(&self) -> Option<RunFiles> {
         Some(self.shared.store.run_files(&self.record, self.record.run.as_ref()?))
+    }
+
+    /// Returns who has begun the current run, if anybody has.
+    fn runner(&self) -> Option<ProcessIdentity> {
+        claim::runner_of(self.shared.store.claims(), &self.run_files()?.name)
     }
 
     fn hitl_directory(&self) -> PathBuf {

@@ -55,11 +55,13 @@ impl Unit {
             let checkpoint_id = Some(self.record.run_id.clone());
             self.emit(MissionEvent::Reconnected { checkpoint_id });
         }
+        // First who runs it, then how it ended: a runner writes the end before it takes its claim away.
+        let runner = self.runner();
         if let Some(ended) = runner_link::exit_of(&files) {
             self.feed(Event::Ended(ended)).await;
             return;
         }
-        match runner_link::runner_of(&files) {
+        match runner {
             None if self.record.boot_id.as_ref().is_some_and(|boot| *boot != process_table::boot_id()) => {
                 // The power went: files of the run that were not synced may have gone with it.
                 let ended = self.ended(Exit::Unknown);
@@ -93,7 +95,7 @@ impl Unit {
     pub(super) async fn lost_runner(&mut self) {
         self.link = None;
         let (Some(files), Some(run)) = (self.run_files(), self.record.run.clone()) else { return };
-        if runner_link::runner_of(&files).is_some() {
+        if self.runner().is_some() || runner_link::exit_of(&files).is_some() {
             self.runner_gone(&files).await;
         } else if self.unbegun < MOST_UNBEGUN {
             // It would have said so before it started anything.
@@ -111,8 +113,7 @@ impl Unit {
     async fn runner_gone(&mut self, files: &RunFiles) {
         for _ in 0..LAST_LOOKS {
             // Alive first: one that ends in between has written its last word by then.
-            let is_alive =
-                runner_link::runner_of(files).is_some_and(|runner| process_table::is_alive(&runner));
+            let is_alive = self.runner().is_some_and(|runner| process_table::is_alive(&runner));
             if !is_alive || runner_link::exit_of(files).is_some() {
                 break;
             }

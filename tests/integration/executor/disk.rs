@@ -24,7 +24,9 @@ async fn a_full_disk_refuses_what_it_cannot_promise_and_loses_no_end() {
     let host = host_on(&[], "", Some("2m")).await;
     let objective =
         "while ! test -f go; do sleep 0.05; done; head -c 3000000 /dev/zero; echo; echo the end; exit 5";
-    host.dispatch("m-1", objective, json!({})).await;
+    // So long that what has to be written down at its end does not fit beside what is there.
+    let more = json!({"metadata": {"note": "x".repeat(10_000)}});
+    host.dispatch("m-1", objective, more).await;
     host.reaches("m-1", "running").await;
     let ballast = host.state_directory().join("ballast");
     fill(&ballast);

@@ -14,6 +14,7 @@ mod up;
 
 use crate::support::DEADLINE;
 use crate::support::repository::Repository;
+use aiwg_rs::executor::claim::{self, Claim};
 use aiwg_rs::executor::process_table;
 use aiwg_rs::executor::process_tree;
 use aiwg_rs::registry;
@@ -308,20 +309,22 @@ impl Host {
     }
 
     pub(crate) fn record(&self, mission: &str) -> Value {
-        serde_json::from_slice(&std::fs::read(self.mission_directory(mission).join("mission.json")).unwrap())
-            .unwrap()
+        let text = std::fs::read_to_string(self.mission_directory(mission).join("mission.jsonl")).unwrap();
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
     }
 
     /// Returns the executor's process, and the mission's runner once there is one.
     pub(crate) fn own_processes(&self, mission: &str) -> Vec<u32> {
         let mut own: Vec<u32> = self.process.iter().map(Child::id).collect();
-        for path in runner_files(&self.mission_directory(mission)) {
-            let runner: Option<Value> =
-                std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let pid = runner.and_then(|runner| runner.get("pid")?.as_u64());
-            own.extend(pid.and_then(|pid| u32::try_from(pid).ok()));
-        }
+        let record = self.record(mission);
+        let is_its = |claim: &Claim| claim.run.starts_with(text(&record, "/run_id"));
+        own.extend(self.claims().into_iter().filter(is_its).map(|claim| claim.runner.pid));
         own
+    }
+
+    /// Returns which runs runners have begun.
+    pub(crate) fn claims(&self) -> Vec<Claim> {
+        claim::all(&self.state_directory().join("runners")).into_iter().map(|(_, claim)| claim).collect()
     }
 
     pub(crate) fn processes_of(&self, mission: &str) -> usize {
@@ -353,8 +356,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let runners = runner_files(&self.state_directory().join("missions"));
-        let identities: Vec<Vec<u8>> = runners.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+        let claims = self.claims();
         let looped = self.looped();
         if let Some(mut process) = self.process.take() {
             drop(process.kill());
@@ -363,9 +365,7 @@ impl Drop for Host {
         if let Some(pid) = looped.filter(|_| self.disk.is_some()) {
             drop(process_tree::signal(pid, Signal::KILL));
         }
-        for bytes in identities {
-            let runner: aiwg_rs::executor::process_identity::ProcessIdentity =
-                serde_json::from_slice(&bytes).unwrap();
+        for Claim { runner, .. } in claims {
             if process_table::is_alive(&runner) {
                 for member in process_tree::descendants(runner.pid) {
                     drop(process_tree::signal(member.pid, Signal::KILL));
@@ -374,19 +374,6 @@ impl Drop for Host {
             }
         }
     }
-}
-
-fn runner_files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(runner_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "runner") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 pub(crate) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {

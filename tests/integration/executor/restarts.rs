@@ -50,9 +50,7 @@ async fn a_killed_runner_leaves_nothing_and_no_false_success() {
     let host = host(&[]).await;
     host.dispatch("m-1", "sleep 300 & sleep 300", with_resources()).await;
     host.reaches("m-1", "running").await;
-    let runner = super::runner_files(&host.mission_directory("m-1")).remove(0);
-    let runner: aiwg_rs::executor::process_identity::ProcessIdentity =
-        serde_json::from_slice(&std::fs::read(runner).unwrap()).unwrap();
+    let runner = host.claims().remove(0).runner;
     aiwg_rs::executor::process_tree::signal(runner.pid, rustix::process::Signal::KILL).unwrap();
     let last = host.end_of("m-1").await;
     assert_eq!(text(&last, "/data/reason"), "runner_lost", "{last}");
