@@ -33,5 +33,6 @@ pub mod runner_link;
 pub mod runner_pool;
 pub mod runner_protocol;
 pub mod server;
+mod spawn;
 pub mod store;
 pub mod worker;

@@ -142,7 +142,7 @@ impl Roster {
     /// Safe once it is on disk: then it runs.
     pub async fn dispatch(&self, dispatch: Dispatch) -> Result<Accepted, Refused> {
         let mission = dispatch.mission.clone();
-        if let Some(answer) = self.known(&dispatch).await? {
+        if let Some(answer) = self.known(&dispatch)? {
             return Ok(answer);
         }
         let config = &self.shared.config;
@@ -187,39 +187,27 @@ impl Roster {
             reported_at: None,
             recent_events: Vec::new(),
         };
-        let (store, written) = (self.shared.store.clone(), record.clone());
-        let wrote = tokio::task::spawn_blocking(move || store.write(&written, true)).await;
-        match wrote {
-            Ok(Ok(())) => {
+        match self.shared.store.write_durably(&record).await {
+            Ok(()) => {
                 tracing::info!(mission.id = %mission, session.id = record.session_id, "mission accepted");
                 self.spawn(record, order, permit.map_or(Begin::Fresh, Begin::AtOnce));
                 Ok(Accepted::Fresh)
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 self.with(|missions| missions.entries.remove(&mission));
                 Err(error.into())
-            }
-            Err(_panicked) => {
-                self.with(|missions| missions.entries.remove(&mission));
-                Err(Refused::Ending)
             }
         }
     }
 
     /// Answers for a mission that was here before; nothing when it has to be taken in.
-    async fn known(&self, dispatch: &Dispatch) -> Result<Option<Accepted>, Refused> {
+    fn known(&self, dispatch: &Dispatch) -> Result<Option<Accepted>, Refused> {
         let mission = &dispatch.mission;
         let entry = self.with(|missions| missions.entries.get(mission).cloned());
         let record = match entry {
             Some(Entry::Accepting) => return Err(Refused::InProgress { mission: mission.clone() }),
             Some(Entry::Live { state, .. }) => Some(state.borrow().clone()),
-            None => {
-                let (store, mission) = (self.shared.store.clone(), mission.clone());
-                match tokio::task::spawn_blocking(move || store.read(&mission)).await {
-                    Ok(read) => read?,
-                    Err(_panicked) => None,
-                }
-            }
+            None => self.shared.store.read(mission)?,
         };
         let Some(record) = record else { return Ok(None) };
         let key = dispatch.key.as_deref().unwrap_or(mission.as_str());

@@ -15,19 +15,17 @@ use crate::executor::claim::ClaimFile;
 use crate::executor::digest::Reader;
 use crate::executor::log_file::LogWriter;
 use crate::executor::process_tree;
-use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RUN_VARIABLE, RunFiles, RunOrder, ToRunner};
+use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RunFiles, RunOrder, ToRunner};
+use crate::executor::spawn;
 use crate::runtime::clock;
 use rustix::process::Signal;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -45,9 +43,6 @@ const LISTEN: Duration = Duration::from_secs(5);
 
 /// How long until the socket for a restarted executor is tried again, as on a full disk.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
-
-/// The size of the terminal: wide, so that agents do not break their lines.
-const TERMINAL_SIZE: (u16, u16) = (50, 200);
 
 /// The runner cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +142,7 @@ async fn accept(listener: &mut Option<UnixListener>, files: &RunFiles) -> UnixSt
 /// What the system may tell a runner.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
+    child: tokio::signal::unix::Signal,
     /// Hang-up and interrupt end the executor, which decides about its missions; a runner they must not end.
     _ignored: [tokio::signal::unix::Signal; 2],
 }
@@ -154,7 +150,8 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         let ignored = [signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?];
-        Ok(Self { terminate: signal(SignalKind::terminate())?, _ignored: ignored })
+        let (terminate, child) = (signal(SignalKind::terminate())?, signal(SignalKind::child())?);
+        Ok(Self { terminate, child, _ignored: ignored })
     }
 }
 
@@ -270,14 +267,6 @@ struct Runner<'a> {
     order: RunOrder,
 }
 
-type Output = Box<dyn AsyncRead + Unpin + Send>;
-
-struct Started {
-    child: Child,
-    output: Option<Output>,
-    input: Option<pty_process::OwnedWritePty>,
-}
-
 /// How the end of the tree goes.
 enum Ending {
     No,
@@ -290,17 +279,15 @@ enum Ending {
 impl Runner<'_> {
     #[expect(clippy::too_many_lines, reason = "one loop over everything that can happen to a run")]
     async fn run(mut self, buffer: &mut [u8]) -> Ended {
-        let mut started = match start(&self.order) {
+        let mut started = match spawn::start(&self.order) {
             Ok(started) => started,
             Err(error) => {
                 return self.ended(Exit::NotStarted { error: error.to_string() }, Reader::new(false), false);
             }
         };
         let mut reader = Reader::new(self.order.json_progress);
-        let pid = started.child.id();
-        if let Some(pid) = pid {
-            self.executor.tell(&FromRunner::Started { pid }).await;
-        }
+        let pid = started.pid;
+        self.executor.tell(&FromRunner::Started { pid }).await;
         let (mut ending, mut status, mut stopped, mut paused) = (Ending::No, None, false, false);
         let (mut untold, mut tell_at) = (false, Instant::now());
         let mut look_at: Option<Instant> = None;
@@ -339,10 +326,12 @@ impl Runner<'_> {
                     let digest = reader.digest();
                     self.executor.tell(&FromRunner::Output { digest }).await;
                 }
-                ended = started.child.wait(), if status.is_none() => {
-                    status = Some(ended.unwrap_or_else(|_unknowable| ExitStatus::from_raw(0x7f00)));
+                _ = self.signals.child.recv(), if status.is_none() => {
+                    status = spawn::exit_of(pid);
                     // What it left running has no one to work for.
-                    if !process_tree::has_children() || Self::sweep(&mut ending, pid) == 0 {
+                    if status.is_none() {
+                        // Stopped, or somebody else's end.
+                    } else if !process_tree::has_children() || Self::sweep(&mut ending, pid) == 0 {
                         output_until = Some(Instant::now() + LAST_WORDS);
                         look_at = None;
                     } else {
@@ -387,9 +376,7 @@ impl Runner<'_> {
                 },
                 stream = accept(&mut self.listener, &self.order.files), if self.executor.is_gone() => {
                     *self.executor = Executor::of(stream);
-                    if let Some(pid) = pid {
-                        self.executor.tell(&FromRunner::Started { pid }).await;
-                    }
+                    self.executor.tell(&FromRunner::Started { pid }).await;
                     if paused {
                         self.executor.tell(&FromRunner::Paused).await;
                     }
@@ -406,15 +393,7 @@ impl Runner<'_> {
                 () = clock::sleep_until(look_at.or(output_until)), if look_at.or(output_until).is_some() => {}
             }
         }
-        let exit = match status {
-            Some(status) => status
-                .code()
-                .map(|code| Exit::Code { code })
-                .or(status.signal().map(|signal| Exit::Signal { signal }))
-                .unwrap_or(Exit::Unknown),
-            None => Exit::Unknown,
-        };
-        self.ended(exit, reader, stopped)
+        self.ended(status.unwrap_or(Exit::Unknown), reader, stopped)
     }
 
     /// Asks every process to end; stopped ones could not hear it.
@@ -451,7 +430,7 @@ impl Runner<'_> {
     }
 
     /// Reaps the dead, kills the living once their time is over, and returns how many are left.
-    fn sweep(ending: &mut Ending, main: Option<u32>) -> usize {
+    fn sweep(ending: &mut Ending, main: u32) -> usize {
         let mut left = 0;
         if let Ending::Asked(until) = ending
             && *until <= Instant::now()
@@ -460,7 +439,7 @@ impl Runner<'_> {
         }
         for member in process_tree::descendants(std::process::id()) {
             if member.dead {
-                if Some(member.pid) != main {
+                if member.pid != main {
                     process_tree::reap(member.pid);
                 }
                 continue;
@@ -489,53 +468,9 @@ impl Runner<'_> {
     }
 }
 
-async fn read_some(output: &mut Option<Output>, buffer: &mut [u8]) -> io::Result<usize> {
+async fn read_some(output: &mut Option<spawn::Output>, buffer: &mut [u8]) -> io::Result<usize> {
     match output {
         Some(output) => output.read(buffer).await,
         None => std::future::pending().await,
-    }
-}
-
-fn start(order: &RunOrder) -> io::Result<Started> {
-    let (program, arguments) =
-        order.command.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
-    let mut env = order.env.clone();
-    env.insert(RUN_VARIABLE.to_owned(), order.run_id.clone());
-    if order.terminal {
-        let (pty, pts) = pty_process::open().map_err(io::Error::other)?;
-        pty.resize(pty_process::Size::new(TERMINAL_SIZE.0, TERMINAL_SIZE.1)).map_err(io::Error::other)?;
-        let child = pty_process::Command::new(program)
-            .args(arguments)
-            .current_dir(&order.directory)
-            .env_clear()
-            .env("TERM", "xterm-256color")
-            .envs(env)
-            .kill_on_drop(false)
-            .spawn(pts)
-            .map_err(io_error)?;
-        let (output, input) = pty.into_split();
-        return Ok(Started { child, output: Some(Box::new(output)), input: Some(input) });
-    }
-    let (ours, theirs) = io::pipe()?;
-    let child = tokio::process::Command::new(program)
-        .args(arguments)
-        .current_dir(&order.directory)
-        .env_clear()
-        .envs(env)
-        .stdin(Stdio::null())
-        .stdout(theirs.try_clone()?)
-        .stderr(theirs)
-        .process_group(0)
-        .spawn()?;
-    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(ours.into())?;
-    Ok(Started { child, output: Some(Box::new(output)), input: None })
-}
-
-fn io_error(error: pty_process::Error) -> io::Error {
-    match error {
-        pty_process::Error::Io(error) => error,
-        other @ (pty_process::Error::Rustix(_)
-        | pty_process::Error::TokioAsyncFd(_)
-        | pty_process::Error::Unsplit(..)) => io::Error::other(other.to_string()),
     }
 }

@@ -23,6 +23,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The version of the records; a newer one is refused.
 pub const FORMAT: u32 = 1;
@@ -33,8 +35,8 @@ const RECORD_FILE: &str = "mission.jsonl";
 /// How many bytes of former lines are kept at most, and how many times a line they may be instead.
 const FORMER: (u64, u64) = (64 * 1024, 4);
 
-/// Where a mission's agent asks its questions.
-pub const HITL_DIRECTORY: &str = "hitl";
+/// How many records may go to the disk at once: enough to keep any disk busy, and no thread for each of a thousand missions.
+const WRITERS: usize = 16;
 
 /// What is known of a mission.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,6 +102,11 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<'_> {
 pub struct Store {
     directory: PathBuf,
     claims: PathBuf,
+    writers: Arc<Semaphore>,
+    /// Empty directories that go from one mission to the next: to make and to remove one costs a file system much more than
+    /// to give it another name, and nearly every mission needs one that stays empty.
+    spare: PathBuf,
+    spares: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Store {
@@ -113,7 +120,15 @@ impl Store {
             make(&path)?;
             path.canonicalize().map_err(at(&path))
         };
-        Ok(Self { directory: usable("missions")?, claims: usable("runners")? })
+        let spare = usable("spare")?;
+        let spares = fs::read_dir(&spare).map_err(at(&spare))?.flatten().map(|entry| entry.path()).collect();
+        Ok(Self {
+            directory: usable("missions")?,
+            claims: usable("runners")?,
+            writers: Arc::new(Semaphore::new(WRITERS)),
+            spare,
+            spares: Arc::new(Mutex::new(spares)),
+        })
     }
 
     /// Returns where runners say what they have begun.
@@ -134,22 +149,66 @@ impl Store {
         }
     }
 
-    /// Removes what only a mission under way needs: the files of its runs, and its questions.
+    /// Removes the files that runs of a mission have left, as they do where no executor listens.
     ///
     /// # Errors
     /// [`StoreError`] for the first that stays.
-    pub fn remove_runs(&self, record: &MissionRecord) -> Result<(), StoreError> {
+    pub fn remove_run_files(&self, record: &MissionRecord) -> Result<(), StoreError> {
         let directory = self.directory_of(&record.mission_id);
         for entry in fs::read_dir(&directory).map_err(at(&directory))? {
             let entry = entry.map_err(at(&directory))?;
-            let (name, path) = (entry.file_name(), entry.path());
-            if name == HITL_DIRECTORY {
-                fs::remove_dir_all(&path).map_err(at(&path))?;
-            } else if name.to_string_lossy().starts_with(&record.run_id) {
-                fs::remove_file(&path).map_err(at(&path))?;
+            if entry.file_name().to_string_lossy().starts_with(&record.run_id) {
+                fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
             }
         }
         Ok(())
+    }
+
+    /// Returns where a mission's agent asks its questions.
+    pub fn questions_of(&self, mission: &MissionId) -> PathBuf {
+        self.directory_of(mission).join("hitl")
+    }
+
+    /// Makes the directory for a mission's questions, unless it is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn make_questions(&self, mission: &MissionId) -> Result<PathBuf, StoreError> {
+        let path = self.questions_of(mission);
+        if path.exists() {
+            return Ok(path);
+        }
+        let spare = self.lock_spares().pop();
+        if spare.is_none_or(|spare| atomic::rename(&spare, &path).is_err()) {
+            make(&path)?;
+        }
+        Ok(path)
+    }
+
+    /// Takes the directory for a mission's questions away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove_questions(&self, mission: &MissionId) -> Result<(), StoreError> {
+        let path = self.questions_of(mission);
+        let is_empty = match fs::read_dir(&path) {
+            Ok(entries) => entries.count() == 0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(at(&path)(error)),
+        };
+        if is_empty {
+            let mut spares = self.lock_spares();
+            let spare = self.spare.join(scoped_name(mission.as_str()));
+            if spares.len() < WRITERS && atomic::rename(&path, &spare).is_ok() {
+                spares.push(spare);
+                return Ok(());
+            }
+        }
+        fs::remove_dir_all(&path).map_err(at(&path))
+    }
+
+    fn lock_spares(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a record; with `sync` it survives a power cut.
@@ -175,6 +234,29 @@ impl Store {
         }
         let mut file = LineFile::new(&path, policy);
         file.append([line.as_str()]).and_then(|()| file.sync()).map_err(at(&path))
+    }
+
+    /// Begins to write a record so that it survives a power cut. The wait for the disk is not this thread's, so that missions
+    /// that end together wait together, though not more than [`WRITERS`] of them.
+    pub fn write_durably(
+        &self,
+        record: &MissionRecord,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let (store, record) = (self.clone(), record.clone());
+        let path = self.directory_of(&record.mission_id);
+        let begun = Arc::clone(&self.writers)
+            .try_acquire_owned()
+            .map(|permit| begin(store.clone(), record.clone(), permit));
+        async move {
+            let writing = match begun {
+                Ok(writing) => writing,
+                Err(_busy) => match Arc::clone(&store.writers).acquire_owned().await {
+                    Ok(permit) => begin(store, record, permit),
+                    Err(closed) => return Err(at(&path)(io::Error::other(closed))),
+                },
+            };
+            writing.await.unwrap_or_else(|panicked| Err(at(&path)(io::Error::other(panicked))))
+        }
     }
 
     /// Reads one record.
@@ -206,6 +288,18 @@ impl Store {
         let directory = self.directory_of(mission);
         fs::remove_dir_all(&directory).map_err(at(&directory))
     }
+}
+
+fn begin(
+    store: Store,
+    record: MissionRecord,
+    permit: OwnedSemaphorePermit,
+) -> tokio::task::JoinHandle<Result<(), StoreError>> {
+    tokio::task::spawn_blocking(move || {
+        let written = store.write(&record, true);
+        drop(permit);
+        written
+    })
 }
 
 fn make(directory: &Path) -> Result<(), StoreError> {
@@ -273,6 +367,32 @@ mod tests {
         assert!(store.read(&mission).unwrap_err().to_string().contains("no line of it is JSON"));
         fs::write(&path, "{\"format\":9}\n").unwrap();
         assert!(store.all().unwrap().remove(0).is_err());
+    }
+
+    #[test]
+    fn a_directory_for_questions_is_empty_whoever_had_it_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let missions: Vec<MissionId> =
+            (0..40).map(|number| MissionId::new(format!("m-{number}")).unwrap()).collect();
+        for round in 0..3 {
+            let store = if round == 2 { Store::open(directory.path()).unwrap() } else { store.clone() };
+            for (number, mission) in missions.iter().enumerate() {
+                make(&store.directory_of(mission)).unwrap();
+                let made = store.make_questions(mission).unwrap();
+                assert_eq!(fs::read_dir(&made).unwrap().count(), 0);
+                if number % 2 == 0 {
+                    fs::write(made.join("q.question"), "why?").unwrap();
+                }
+                assert_eq!(store.make_questions(mission).unwrap(), made);
+            }
+            for mission in &missions {
+                store.remove_questions(mission).unwrap();
+                store.remove_questions(mission).unwrap();
+                assert!(!store.questions_of(mission).exists());
+            }
+            assert!(fs::read_dir(&store.spare).unwrap().count() <= WRITERS);
+        }
     }
 
     #[test]

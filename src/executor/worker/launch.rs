@@ -24,7 +24,7 @@ impl Unit {
         let runners = self.shared.runners.clone();
         let link = self.told.take().map_or_else(|| runners.take(), Ok);
         if let Some(written) = written {
-            written.await?;
+            written.await.map_err(|error| error.to_string())?;
         }
         let mut link = link.map_err(|error| format!("start its runner: {error}"))?;
         let order = ToRunner::Run(Box::new(order?));
@@ -39,8 +39,7 @@ impl Unit {
 
     fn prepare(&self, run: &Run) -> Result<RunOrder, String> {
         let log = self.shared.store.directory_of(&self.record.mission_id);
-        let hitl = self.hitl_directory();
-        std::fs::create_dir_all(&hitl).map_err(|error| format!("make {}: {error}", hitl.display()))?;
+        self.shared.store.make_questions(&self.record.mission_id).map_err(|error| error.to_string())?;
         let working = self
             .environment
             .as_ref()

@@ -26,7 +26,7 @@ use crate::executor::run::Run;
 use crate::executor::runner_link::RunnerLink;
 use crate::executor::runner_pool::RunnerPool;
 use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RunFiles, ToRunner};
-use crate::executor::store::{HITL_DIRECTORY, MissionRecord, Store};
+use crate::executor::store::{MissionRecord, Store};
 use crate::runtime::clock;
 use crate::runtime::tasks::Tasks;
 use std::collections::BTreeMap;
@@ -102,6 +102,8 @@ pub struct Unit {
     told: Option<RunnerLink>,
     /// How often a runner was gone before it had begun.
     unbegun: u32,
+    /// A run of it had no executor to listen.
+    may_have_files: bool,
     environment: Option<Environment>,
     env: BTreeMap<String, String>,
     permit: Option<OwnedSemaphorePermit>,
@@ -147,6 +149,7 @@ pub async fn run(
         link: None,
         told: None,
         unbegun: 0,
+        may_have_files: matches!(begin, Begin::Resume | Begin::Release(_)),
         environment: None,
         env: BTreeMap::new(),
         permit: None,
@@ -360,7 +363,7 @@ impl Unit {
     }
 
     fn hitl_directory(&self) -> PathBuf {
-        self.shared.store.directory_of(&self.record.mission_id).join(HITL_DIRECTORY)
+        self.shared.store.questions_of(&self.record.mission_id)
     }
 
     /// Lets the runner go whose end is written down now.

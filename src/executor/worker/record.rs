@@ -5,6 +5,7 @@ use crate::domain::event::{Envelope, MissionEvent};
 use crate::domain::lifecycle::{Transition, transition};
 use crate::domain::time::Timestamp;
 use crate::executor::reporter::Weight;
+use crate::executor::store::StoreError;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::MAX_RECENT_EVENTS;
 use crate::runtime::clock;
@@ -38,7 +39,12 @@ impl Unit {
         // wrote stays, and tells the next executor that the mission has run.
         if self.save_durably().await {
             self.let_runner_go().await;
-            if let Err(error) = self.shared.store.remove_runs(&self.record) {
+            let store = &self.shared.store;
+            let removed = store.remove_questions(&self.record.mission_id);
+            let removed = removed.and_then(|()| {
+                if self.may_have_files { store.remove_run_files(&self.record) } else { Ok(()) }
+            });
+            if let Err(error) = removed {
                 tracing::warn!(mission.id = %self.record.mission_id, %error, "files of an ended run stay");
             }
         }
@@ -81,25 +87,17 @@ impl Unit {
 
     /// Writes the record, so that it survives a power cut; says whether that worked.
     pub(super) async fn save_durably(&mut self) -> bool {
-        let written = self.write_durably().await;
+        let written = self.write_durably().await.map_err(|error| error.to_string());
         let is_written = written.is_ok();
         self.saved(written);
         is_written
     }
 
-    /// Begins to write the record, so that it survives a power cut. The wait for the disk is not this thread's, so that
-    /// missions that end together wait together.
-    pub(super) fn write_durably(&mut self) -> impl Future<Output = Result<(), String>> + use<> {
+    /// Begins to write the record, so that it survives a power cut.
+    pub(super) fn write_durably(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
         self.save_at = None;
         self.record.updated_at = clock::wall();
-        let (store, record) = (self.shared.store.clone(), self.record.clone());
-        let writing = tokio::task::spawn_blocking(move || store.write(&record, true));
-        async move {
-            match writing.await {
-                Ok(written) => written.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
-        }
+        self.shared.store.write_durably(&self.record)
     }
 
     fn saved(&mut self, written: Result<(), String>) {

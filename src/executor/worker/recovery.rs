@@ -94,6 +94,7 @@ impl Unit {
     /// Goes on after the line to a runner broke.
     pub(super) async fn lost_runner(&mut self) {
         self.link = None;
+        self.may_have_files = true;
         let (Some(files), Some(run)) = (self.run_files(), self.record.run.clone()) else { return };
         if self.runner().is_some() || runner_link::exit_of(&files).is_some() {
             self.runner_gone(&files).await;

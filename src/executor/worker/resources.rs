@@ -17,17 +17,18 @@ use std::sync::Arc;
 impl Unit {
     /// Leases what the mission asks for. The answer comes later, unless it asks for nothing.
     pub(super) fn provision(&mut self) -> Option<Event> {
-        let order = Order {
+        let mut order = Order {
             session_id: self.record.mission_id.as_str().to_owned(),
             workspace_root: self.shared.config.workspace.clone(),
             resources: self.order.resources.clone(),
-            owner: Some(process_table::own()),
+            owner: None,
         };
         if order.resources.is_empty() {
             // Nothing to write down, nothing to give back.
             self.provisioned(Environment::empty(&order), BTreeMap::new());
             return Some(Event::Provisioned(Ok(())));
         }
+        order.owner = Some(process_table::own());
         let (shared, results) = (Arc::clone(&self.shared), self.internal.0.clone());
         self.background(async move {
             let outcome = match shared.orchestrator.provision(&order).await {
