@@ -211,17 +211,21 @@ async fn started() {
     );
 }
 
-/// Runs 100 missions of one command, and the same by hand, several times: on a busy machine one time says little.
+/// Runs 100 missions of one command, and the same by hand, several times: on a busy machine one time says little. Nothing is
+/// removed in between: an ext4 without a journal takes no inode that was given back within the last minute, and looks at
+/// each of them whenever it makes a file.
 async fn hundred(objective: &str) {
     let width = 8;
-    let (mut ours, mut plain, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut plain, mut shares, mut kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..7 {
         let begun = Instant::now();
         let script = format!("seq 100 | xargs -P {width} -I_ /bin/sh -c '{objective}'");
         let status = Command::new("/bin/sh").args(["-c", &script]).stdout(Stdio::null()).status().unwrap();
         assert!(status.success());
         plain.push(begun.elapsed());
-        ours.push(hundred_missions(objective, width).await);
+        let state = tempfile::tempdir().unwrap();
+        ours.push(hundred_missions(objective, width, state.path()).await);
+        kept.push(state);
         shares.push(100.0 * plain[plain.len() - 1].as_secs_f64() / ours[ours.len() - 1].as_secs_f64());
     }
     shares.sort_by(f64::total_cmp);
@@ -236,9 +240,9 @@ async fn hundred(objective: &str) {
     );
 }
 
-async fn hundred_missions(objective: &str, width: usize) -> Duration {
-    let (state, workspace) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let roster = roster(state.path(), workspace.path(), width);
+async fn hundred_missions(objective: &str, width: usize, state: &Path) -> Duration {
+    let workspace = tempfile::tempdir().unwrap();
+    let roster = roster(state, workspace.path(), width);
     let begun = Instant::now();
     let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
     futures_util::future::join_all(names.iter().map(|name| dispatch(&roster, name, objective))).await;
@@ -299,6 +303,11 @@ fn resident(pid: u32) -> u64 {
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let is_wanted = |word: &str| words.is_empty() || words.iter().any(|wanted| wanted == word);
+    if is_wanted("hundred") {
+        for objective in ["true", "sleep 0.1", "git --version"] {
+            hundred(objective).await;
+        }
+    }
     if is_wanted("ports") {
         port_block().await;
     }
@@ -307,11 +316,6 @@ async fn main() {
     }
     if is_wanted("start") {
         started().await;
-    }
-    if is_wanted("hundred") {
-        for objective in ["true", "sleep 0.1", "git --version"] {
-            hundred(objective).await;
-        }
     }
     if is_wanted("flood") {
         flood().await;
