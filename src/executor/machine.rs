@@ -116,6 +116,11 @@ impl Machine {
         }
     }
 
+    /// Says whether its run has been told to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
     /// Says whether it has ended.
     pub fn is_finished(&self) -> bool {
         self.phase == Phase::Finished

@@ -356,8 +356,7 @@ impl Roster {
     pub fn forget_old(&self) -> Result<(), StoreError> {
         let now = clock::wall();
         // Looked at before the missions are: one that begins meanwhile has a runner that lives.
-        let mut claims = claim::all(self.shared.store.claims());
-        claims.retain(|(_, claim)| !process_table::is_alive(&claim.runner));
+        let mut left_behind = claim::left_behind(self.shared.store.claims()).unwrap_or_default();
         let mut ended: Vec<(Timestamp, MissionId)> = Vec::new();
         for record in self.shared.store.all()? {
             match record {
@@ -366,12 +365,14 @@ impl Roster {
                         ended.push((record.updated_at, record.mission_id));
                     }
                 }
-                Ok(record) => claims.retain(|(_, claim)| !claim.run.starts_with(&record.run_id)),
+                Ok(record) => left_behind.retain(|(_, claim)| {
+                    claim.as_ref().is_none_or(|claim| !claim.run.starts_with(&record.run_id))
+                }),
                 // It may be about any of them.
-                Err(_unreadable) => claims.clear(),
+                Err(_unreadable) => left_behind.clear(),
             }
         }
-        for (path, _) in claims {
+        for (path, _) in left_behind {
             // The next look removes what this one cannot.
             drop(std::fs::remove_file(path));
         }

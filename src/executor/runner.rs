@@ -3,15 +3,15 @@
 //! The executor may be killed at any instant, and neither the terminal of an agent nor its exit status may go with it. So a
 //! process that does nothing else holds the terminal, writes the log, reaps all descendants, and keeps the exit status until
 //! the executor says that it is written down; where no executor is left to say so, it puts it on the disk itself. The
-//! executor talks to it over the socket that is its standard input, and after a restart over a socket beside the log.
+//! executor talks to it over the socket that is its standard input, and after a restart over one beside its claim.
 //!
 //! A run ends only when no descendant of the runner is left, whatever happens to the agent. So there is nothing of it in
 //! the way of the next one: a runner does one run after the other, as its start costs more than most of what it does.
 
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
-use crate::disk::lock::FileLock;
-use crate::executor::claim::ClaimFile;
+use crate::disk::lock::{FileLock, LockError};
+use crate::executor::claim::{self, ClaimFile};
 use crate::executor::digest::Reader;
 use crate::executor::log_file::LogWriter;
 use crate::executor::process_tree;
@@ -21,7 +21,7 @@ use crate::runtime::clock;
 use rustix::process::Signal;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -38,10 +38,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long output may still come after the last process is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often an end is written again that no executor hears, and after what time: a minute in all.
+const WRITES: u32 = 600;
+
+/// The time between two of them.
+const WRITE_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long the runner of the run before may take to write its end down: longer than it tries.
+const LOCK_WITHIN: Duration = Duration::from_secs(70);
+
 /// How long an executor may take to read what it is told.
 const LISTEN: Duration = Duration::from_secs(5);
 
-/// How long until the socket for a restarted executor is tried again, as on a full disk.
+/// How long until a restarted executor is waited for again when the system refuses.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The runner cannot work.
@@ -49,7 +58,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 pub enum RunnerError {
     /// Another one runs this run.
     #[error("run this mission: {0}")]
-    Twice(#[from] crate::disk::lock::LockError),
+    Twice(#[from] LockError),
     /// A file, a socket or a process refused.
     #[error("{action}: {source}")]
     Io {
@@ -78,23 +87,59 @@ pub async fn run(claims: &Path) -> Result<(), RunnerError> {
     let mut signals = Signals::listen().map_err(doing("listen for signals"))?;
     let mut executor = Executor::of(standard_input().map_err(doing("use standard input"))?);
     let mut claim = ClaimFile::new(claims);
+    let mut listener = claim.listen().map_err(doing("listen for a restarted executor"))?;
     let mut buffer = vec![0; 64 * 1024];
     let mut next = executor.next_order(&mut signals).await;
     while let Some(order) = next {
         let files = order.files.clone();
-        let _only_one = FileLock::try_acquire_directory(&files.directory)?;
-        if files.exit().exists() {
-            break;
-        }
+        let Some(lock) = alone(&files, claims, &executor).await? else { break };
         claim.claim(&files.name).map_err(doing("say who runs it"))?;
         let log = LogWriter::new(&files.directory, order.log_limit_bytes);
-        let ended = Runner { executor: &mut executor, signals: &mut signals, listener: None, log, order }
-            .run(&mut buffer)
-            .await;
-        next = executor.hand_over(&files, ended, &mut signals).await?;
+        let runner =
+            Runner { executor: &mut executor, signals: &mut signals, listener: &mut listener, log, order };
+        let ended = runner.run(&mut buffer).await;
+        let next_order = executor.hand_over(&files, ended, &mut signals, &mut listener).await?;
+        // Before it waits for the next one: this mission may come back, for another runner.
+        drop(lock);
+        next = match next_order {
+            Next::Order(order) => Some(*order),
+            Next::Wait => executor.next_order(&mut signals).await,
+            Next::End => None,
+        };
     }
     claim.remove();
     Ok(())
+}
+
+/// Locks the directory of a mission; nothing when its run is not for this process: it has ended, somebody else has begun
+/// it, or whoever ordered it is gone, and another executor may have ordered it elsewhere.
+async fn alone(
+    files: &RunFiles,
+    claims: &Path,
+    executor: &Executor,
+) -> Result<Option<FileLock>, RunnerError> {
+    let give_up = Instant::now() + LOCK_WITHIN;
+    let lock = loop {
+        match FileLock::try_acquire_directory(&files.directory) {
+            Ok(lock) => break lock,
+            // The runner of the run before this one writes its end down, or somebody else has begun this one.
+            Err(LockError::Held { .. })
+                if Instant::now() < give_up && executor.is_there() && !is_claimed(files, claims)? =>
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Err(LockError::Held { .. }) if !executor.is_there() || is_claimed(files, claims)? => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let is_ours = executor.is_there() && !files.exit().exists() && !is_claimed(files, claims)?;
+    Ok(is_ours.then_some(lock))
+}
+
+fn is_claimed(files: &RunFiles, claims: &Path) -> Result<bool, RunnerError> {
+    Ok(claim::runner_of(claims, &files.name).map_err(doing("read who runs what"))?.is_some())
 }
 
 fn standard_input() -> io::Result<UnixStream> {
@@ -103,40 +148,23 @@ fn standard_input() -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Binds through the directory's descriptor: paths of sockets may have only 107 bytes.
-fn listen(files: &RunFiles) -> io::Result<UnixListener> {
-    if let Err(error) = std::fs::remove_file(files.directory.join(files.socket_name()))
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    UnixListener::bind(short_path(&std::fs::File::open(&files.directory)?, files))
-}
-
-/// Returns a path of a run's socket that is short wherever its directory is.
-pub fn short_path(directory: &std::fs::File, files: &RunFiles) -> PathBuf {
-    use std::os::fd::AsRawFd as _;
-    PathBuf::from(format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), files.socket_name()))
-}
-
 /// Waits for a restarted executor.
-async fn accept(listener: &mut Option<UnixListener>, files: &RunFiles) -> UnixStream {
+async fn accept(listener: &mut UnixListener) -> UnixStream {
     loop {
-        let Some(bound) = listener else {
-            match listen(files) {
-                Ok(bound) => *listener = Some(bound),
-                Err(error) => {
-                    tracing::warn!(%error, "a restarted executor would not find this runner yet");
-                    tokio::time::sleep(LISTEN_AGAIN).await;
-                }
-            }
-            continue;
-        };
-        match bound.accept().await {
+        match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(_gone_again) => tokio::time::sleep(LISTEN_AGAIN).await,
         }
     }
+}
+
+/// What a runner does after a run.
+enum Next {
+    Order(Box<RunOrder>),
+    /// Its end is written down; an order may come.
+    Wait,
+    /// None will come.
+    End,
 }
 
 /// What the system may tell a runner.
@@ -168,17 +196,22 @@ impl Executor {
         Self { reader: Some(BufReader::new(reader)), writer: Some(writer), line: Vec::new() }
     }
 
+    /// Says whether all was read that the executor ever sent. It may have stopped listening before.
     fn is_gone(&self) -> bool {
-        self.writer.is_none()
+        self.reader.is_none()
     }
 
-    /// Closes both ends, so that an executor that still lives sees it and comes again.
-    fn leave(&mut self) {
-        (self.reader, self.writer) = (None, None);
-        self.line.clear();
+    /// Says whether the executor is there now, whatever it has sent that was not read yet.
+    fn is_there(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(reader) = &self.reader else { return false };
+        let stream: &UnixStream = reader.get_ref().as_ref();
+        let mut look = [PollFd::new(stream, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut look, Some(&now)).is_ok_and(|found| found == 0)
     }
 
-    /// Tells something; says whether anybody took it.
+    /// Tells something; says whether anybody took it. Whoever does not is told no more, and sees the end of the line.
     async fn tell(&mut self, message: &FromRunner) -> bool {
         let Some(writer) = &mut self.writer else { return false };
         let Ok(mut text) = serde_json::to_vec(message) else { return false };
@@ -186,7 +219,7 @@ impl Executor {
         let told = tokio::time::timeout(LISTEN, writer.write_all(&text)).await;
         let taken = matches!(told, Ok(Ok(())));
         if !taken {
-            self.leave();
+            self.writer = None;
         }
         taken
     }
@@ -203,7 +236,10 @@ impl Executor {
                         Err(error) => tracing::warn!(%error, "a message that cannot be read"),
                     }
                 }
-                Ok(_) | Err(_) => self.leave(),
+                Ok(_) | Err(_) => {
+                    (self.reader, self.writer) = (None, None);
+                    self.line.clear();
+                }
             }
         }
     }
@@ -222,47 +258,48 @@ impl Executor {
         }
     }
 
-    /// Gives the end of a run to whoever keeps it, the executor or else the disk, and returns the next order.
+    /// Gives the end of a run to whoever keeps it, an executor or else the disk.
     async fn hand_over(
         &mut self,
         files: &RunFiles,
         ended: Ended,
         signals: &mut Signals,
-    ) -> Result<Option<RunOrder>, RunnerError> {
+        listener: &mut UnixListener,
+    ) -> Result<Next, RunnerError> {
         let text = serde_json::to_vec(&ended)?;
-        let mut is_heard = self.tell(&FromRunner::Ended { ended }).await;
-        while is_heard {
-            tokio::select! {
-                message = self.next() => match message {
-                    Some(ToRunner::Noted) => return Ok(self.next_order(signals).await),
-                    Some(ToRunner::Run(order)) => return Ok(Some(*order)),
-                    Some(ToRunner::Input { .. } | ToRunner::Pause | ToRunner::Resume | ToRunner::Stop { .. }) => {}
-                    None => is_heard = false,
-                },
-                _ = signals.terminate.recv() => is_heard = false,
+        let mut left = WRITES;
+        loop {
+            let mut is_heard = self.tell(&FromRunner::Ended { ended: ended.clone() }).await;
+            while is_heard {
+                tokio::select! {
+                    message = self.next() => match message {
+                        Some(ToRunner::Noted) => return Ok(Next::Wait),
+                        Some(ToRunner::Run(order)) => return Ok(Next::Order(order)),
+                        Some(ToRunner::Input { .. } | ToRunner::Pause | ToRunner::Resume | ToRunner::Stop { .. }) => {}
+                        None => is_heard = false,
+                    },
+                    _ = signals.terminate.recv() => is_heard = false,
+                }
             }
-        }
-        let path = files.exit();
-        let mut written = atomic::write(&path, &text, FsyncPolicy::Batch);
-        // A disk that is full now may have room soon.
-        for _ in 0..600 {
-            match &written {
-                Ok(()) => break,
+            match atomic::write(&files.exit(), &text, FsyncPolicy::Batch) {
+                Ok(()) => return Ok(Next::End),
+                Err(error) if left == 0 => return Err(doing("write the exit status")(error)),
                 Err(error) => tracing::debug!(%error, "the exit status cannot be written yet"),
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            written = atomic::write(&path, &text, FsyncPolicy::Batch);
+            // A disk that is full now may have room soon, and a restarted executor may hear it meanwhile.
+            left -= 1;
+            tokio::select! {
+                () = tokio::time::sleep(WRITE_AGAIN) => {}
+                stream = accept(listener) => *self = Self::of(stream),
+            }
         }
-        drop(std::fs::remove_file(files.directory.join(files.socket_name())));
-        written.map_err(doing("write the exit status"))?;
-        Ok(None)
     }
 }
 
 struct Runner<'a> {
     executor: &'a mut Executor,
     signals: &'a mut Signals,
-    listener: Option<UnixListener>,
+    listener: &'a mut UnixListener,
     log: LogWriter,
     order: RunOrder,
 }
@@ -297,8 +334,9 @@ impl Runner<'_> {
                 && at <= Instant::now()
             {
                 look_at = Some(Instant::now() + LOOK_EVERY);
-                let left = Self::sweep(&mut ending, pid);
-                if status.is_some() && left == 0 {
+                Self::sweep(&mut ending, status.is_none().then_some(pid));
+                // Not what the look found: a child may have come to us from a process that died during it.
+                if status.is_some() && !process_tree::has_children() {
                     look_at = None;
                     output_until = Some(Instant::now() + LAST_WORDS);
                 }
@@ -331,7 +369,7 @@ impl Runner<'_> {
                     // What it left running has no one to work for.
                     if status.is_none() {
                         // Stopped, or somebody else's end.
-                    } else if !process_tree::has_children() || Self::sweep(&mut ending, pid) == 0 {
+                    } else if !process_tree::has_children() {
                         output_until = Some(Instant::now() + LAST_WORDS);
                         look_at = None;
                     } else {
@@ -374,7 +412,7 @@ impl Runner<'_> {
                         look_at = Some(Instant::now());
                     }
                 },
-                stream = accept(&mut self.listener, &self.order.files), if self.executor.is_gone() => {
+                stream = accept(self.listener), if self.executor.is_gone() => {
                     *self.executor = Executor::of(stream);
                     self.executor.tell(&FromRunner::Started { pid }).await;
                     if paused {
@@ -429,27 +467,22 @@ impl Runner<'_> {
         }
     }
 
-    /// Reaps the dead, kills the living once their time is over, and returns how many are left.
-    fn sweep(ending: &mut Ending, main: u32) -> usize {
-        let mut left = 0;
+    /// Reaps the dead but for `main`, whose status is still wanted, and kills all once their time is over.
+    fn sweep(ending: &mut Ending, main: Option<u32>) {
         if let Ending::Asked(until) = ending
             && *until <= Instant::now()
         {
             *ending = Ending::Forced;
         }
         for member in process_tree::descendants(std::process::id()) {
-            if member.dead {
-                if member.pid != main {
-                    process_tree::reap(member.pid);
-                }
-                continue;
-            }
-            left += 1;
             if matches!(ending, Ending::Forced) {
+                // Also the dead: the first thread of a process may have ended before the others.
                 drop(process_tree::signal(member.pid, Signal::KILL));
             }
+            if member.dead && Some(member.pid) != main {
+                process_tree::reap(member.pid);
+            }
         }
-        left
     }
 
     fn ended(self, exit: Exit, mut reader: Reader, stopped: bool) -> Ended {
@@ -460,9 +493,6 @@ impl Runner<'_> {
                 size_bytes = self.log.lost_bytes,
                 "part of the log could not be written"
             );
-        }
-        if self.listener.is_some() {
-            drop(std::fs::remove_file(self.order.files.directory.join(self.order.files.socket_name())));
         }
         Ended { run_id, exit, at: clock::wall(), digest: reader.digest(), stopped }
     }

@@ -1,6 +1,7 @@
 //! Service: the executor's end of the line to a runner.
 
-use crate::executor::runner::short_path;
+use crate::executor::claim;
+use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::runner_protocol::{Ended, FromRunner, RUNNER_WORD, RunFiles, ToRunner};
 use std::fs;
 use std::io;
@@ -59,9 +60,8 @@ impl RunnerLink {
     ///
     /// # Errors
     /// Nobody listens there.
-    pub async fn reconnect(files: &RunFiles) -> io::Result<Self> {
-        let opened = fs::File::open(&files.directory)?;
-        Ok(Self::of(UnixStream::connect(short_path(&opened, files)).await?))
+    pub async fn reconnect(claims: &Path, runner: &ProcessIdentity) -> io::Result<Self> {
+        Ok(Self::of(claim::connect(claims, runner).await?))
     }
 
     /// Returns the next message; nothing when the runner is gone.

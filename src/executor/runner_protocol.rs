@@ -27,11 +27,6 @@ impl RunFiles {
     pub fn exit(&self) -> PathBuf {
         self.directory.join(format!("{}.exit", self.name))
     }
-
-    /// Returns the name of the runner's socket, which is there while no executor listens.
-    pub fn socket_name(&self) -> String {
-        format!("{}.sock", self.name)
-    }
 }
 
 /// What to run.

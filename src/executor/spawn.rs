@@ -7,7 +7,7 @@
 use crate::executor::runner_protocol::{Exit, RUN_VARIABLE, RunOrder};
 use nix::fcntl::OFlag;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::ffi::CString;
@@ -64,9 +64,9 @@ pub(super) fn start(order: &RunOrder) -> io::Result<Started> {
     streams.add_open(0, Path::new("/dev/null"), OFlag::O_RDONLY, Mode::empty())?;
     streams.add_dup2(theirs_number, 1)?;
     streams.add_dup2(theirs_number, 2)?;
+    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(ours.into())?;
     let pid = spawn(order, &streams, None)?;
     drop(theirs);
-    let output = tokio::net::unix::pipe::Receiver::from_owned_fd(ours.into())?;
     Ok(Started { pid, output: Some(Box::new(output)), input: None })
 }
 
@@ -84,8 +84,8 @@ fn spawn(order: &RunOrder, streams: &PosixSpawnFileActions, own: Option<(&str, &
     let flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
     attributes.set_flags(flags | PosixSpawnFlags::from_bits_retain(NEW_SESSION.into()))?;
     attributes.set_sigmask(&SigSet::empty())?;
-    // Our own runtime ignores it, and what is ignored stays so in a child.
-    attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE]))?;
+    // Our own runtime ignores SIGPIPE, a shell that started us may others, and what is ignored stays so in a child.
+    attributes.set_sigdefault(&SigSet::all())?;
     let launch =
         |path: &Path, arguments: &[CString]| posix_spawn(path, streams, &attributes, arguments, &env);
     let pid = within(&order.directory, || {

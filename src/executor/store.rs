@@ -21,7 +21,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -191,12 +191,16 @@ impl Store {
     /// [`StoreError`].
     pub fn remove_questions(&self, mission: &MissionId) -> Result<(), StoreError> {
         let path = self.questions_of(mission);
-        let is_empty = match fs::read_dir(&path) {
-            Ok(entries) => entries.count() == 0,
+        let found = match fs::symlink_metadata(&path) {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(at(&path)(error)),
         };
-        if is_empty {
+        // As it was made: an agent may do with it what it likes.
+        let is_as_made = found.is_dir()
+            && found.mode() & 0o7777 == 0o700
+            && found.uid() == rustix::process::geteuid().as_raw();
+        if is_as_made && fs::read_dir(&path).map_err(at(&path))?.count() == 0 {
             let mut spares = self.lock_spares();
             let spare = self.spare.join(scoped_name(mission.as_str()));
             if spares.len() < WRITERS && atomic::rename(&path, &spare).is_ok() {
@@ -204,7 +208,7 @@ impl Store {
                 return Ok(());
             }
         }
-        fs::remove_dir_all(&path).map_err(at(&path))
+        if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(at(&path))
     }
 
     fn lock_spares(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
@@ -230,10 +234,20 @@ impl Store {
         };
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if former > FORMER.0.max(length.saturating_mul(FORMER.1)) {
-            return atomic::write(&path, format!("{line}\n").as_bytes(), policy).map_err(at(&path));
+            // Synced in any case: lines that were must not give way to one that was not.
+            return atomic::write(&path, format!("{line}\n").as_bytes(), FsyncPolicy::Batch)
+                .map_err(at(&path));
         }
         let mut file = LineFile::new(&path, policy);
-        file.append([line.as_str()]).and_then(|()| file.sync()).map_err(at(&path))
+        file.append([line.as_str()]).and_then(|()| file.sync()).map_err(|error| {
+            // What was refused must not be found later.
+            let taken_back =
+                fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(former));
+            if let Err(error) = taken_back {
+                tracing::warn!(file.path = %path.display(), %error, "a line that was refused stays");
+            }
+            at(&path)(error)
+        })
     }
 
     /// Begins to write a record so that it survives a power cut. The wait for the disk is not this thread's, so that missions

@@ -240,7 +240,7 @@ impl Unit {
         match message {
             FromRunner::Started { pid } => {
                 if let Some(environment) = self.environment.clone().filter(|e| !e.record().leases.is_empty())
-                    && let Some(runner) = self.runner()
+                    && let Ok(Some(runner)) = self.runner()
                     && let Err(error) = self.shared.orchestrator.share(&environment, &runner).await
                 {
                     tracing::warn!(mission.id = %self.record.mission_id, %error, "failed to share leases with a runner");
@@ -357,9 +357,10 @@ impl Unit {
         Some(self.shared.store.run_files(&self.record, self.record.run.as_ref()?))
     }
 
-    /// Returns who has begun the current run, if anybody has.
-    fn runner(&self) -> Option<ProcessIdentity> {
-        claim::runner_of(self.shared.store.claims(), &self.run_files()?.name)
+    /// Returns who has begun the current run, if anybody has; an error when that cannot be known now.
+    fn runner(&self) -> std::io::Result<Option<ProcessIdentity>> {
+        let Some(files) = self.run_files() else { return Ok(None) };
+        claim::runner_of(self.shared.store.claims(), &files.name)
     }
 
     fn hitl_directory(&self) -> PathBuf {

@@ -5,6 +5,7 @@ use crate::domain::event::MissionEvent;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Now;
 use crate::executor::effect::{Effect, Event};
+use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::process_table;
 use crate::executor::process_tree;
 use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Orchestrator};
@@ -56,24 +57,26 @@ impl Unit {
             self.emit(MissionEvent::Reconnected { checkpoint_id });
         }
         // First who runs it, then how it ended: a runner writes the end before it takes its claim away.
-        let runner = self.runner();
+        let runner = self.runner_patiently().await;
         if let Some(ended) = runner_link::exit_of(&files) {
             self.feed(Event::Ended(ended)).await;
             return;
         }
         match runner {
-            None if self.record.boot_id.as_ref().is_some_and(|boot| *boot != process_table::boot_id()) => {
+            Ok(None)
+                if self.record.boot_id.as_ref().is_some_and(|boot| *boot != process_table::boot_id()) =>
+            {
                 // The power went: files of the run that were not synced may have gone with it.
                 let ended = self.ended(Exit::Unknown);
                 self.feed(Event::Ended(ended)).await;
             }
-            None => {
-                // Its order never reached anyone; should one still be on its way, the lock of the run lets only one in.
-                let effects = vec![Effect::Start(run)];
-                self.carry_out(effects).await;
+            Ok(None) => {
+                // Its order never reached anyone. Should one still be on its way, whoever reads it sees that this executor's
+                // predecessor is gone.
+                self.carry_out(vec![Effect::Start(run)]).await;
             }
-            Some(runner) if process_table::is_alive(&runner) => {
-                match RunnerLink::reconnect(&files).await {
+            Ok(Some(runner)) if process_table::is_alive(&runner) => {
+                match RunnerLink::reconnect(self.shared.store.claims(), &runner).await {
                     Ok(link) => {
                         self.link = Some(link);
                         if self.record.paused {
@@ -87,7 +90,7 @@ impl Unit {
                     Err(_refused) => self.runner_gone(&files).await,
                 }
             }
-            Some(_dead) => self.runner_gone(&files).await,
+            Ok(Some(_)) | Err(_) => self.runner_gone(&files).await,
         }
     }
 
@@ -96,12 +99,19 @@ impl Unit {
         self.link = None;
         self.may_have_files = true;
         let (Some(files), Some(run)) = (self.run_files(), self.record.run.clone()) else { return };
-        if self.runner().is_some() || runner_link::exit_of(&files).is_some() {
+        let runner = self.runner_patiently().await;
+        if !matches!(runner, Ok(None)) || runner_link::exit_of(&files).is_some() {
             self.runner_gone(&files).await;
+        } else if self.machine.is_stopping() {
+            let ended = self.ended(Exit::NotStarted { error: "it was stopped before it began".to_owned() });
+            self.feed(Event::Ended(ended)).await;
         } else if self.unbegun < MOST_UNBEGUN {
             // It would have said so before it started anything.
             self.unbegun += 1;
             self.carry_out(vec![Effect::Start(run)]).await;
+            if self.record.paused {
+                self.tell_runner(&ToRunner::Pause).await;
+            }
         } else {
             let error =
                 "its runner ended again and again before it began; see runner.err in the executor's state";
@@ -110,15 +120,37 @@ impl Unit {
         }
     }
 
+    /// Returns who has begun the current run. What cannot be read now, as with too many open files, may be readable soon;
+    /// nobody may take it for a run that was never begun.
+    async fn runner_patiently(&self) -> std::io::Result<Option<ProcessIdentity>> {
+        for _ in 0..LAST_LOOKS {
+            match self.runner() {
+                Ok(runner) => return Ok(runner),
+                Err(error) => {
+                    tracing::debug!(mission.id = %self.record.mission_id, %error, "the claims of the runners cannot be read");
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.runner()
+    }
+
     /// Decides what became of a run whose runner does not answer any more.
     async fn runner_gone(&mut self, files: &RunFiles) {
         for _ in 0..LAST_LOOKS {
             // Alive first: one that ends in between has written its last word by then.
-            let is_alive = self.runner().is_some_and(|runner| process_table::is_alive(&runner));
-            if !is_alive || runner_link::exit_of(files).is_some() {
+            let runner = self.runner();
+            let is_over = match &runner {
+                Ok(Some(runner)) => !process_table::is_alive(runner),
+                Ok(None) => true,
+                Err(_unknown) => false,
+            };
+            if is_over || runner_link::exit_of(files).is_some() {
                 break;
             }
-            if let Ok(link) = RunnerLink::reconnect(files).await {
+            if let Ok(Some(runner)) = runner
+                && let Ok(link) = RunnerLink::reconnect(self.shared.store.claims(), &runner).await
+            {
                 self.link = Some(link);
                 return;
             }

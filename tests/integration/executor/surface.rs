@@ -3,7 +3,7 @@
 use super::{Host, host, text};
 use serde_json::{Value, json};
 
-async fn own_url(host: &Host) -> String {
+pub(super) async fn own_url(host: &Host) -> String {
     let list = host.get("/api/v1/executors").await;
     text(&list, "/executors/0/transport_endpoints/rest").to_owned()
 }
@@ -66,24 +66,9 @@ async fn nobody_else_gives_orders() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_executor_says_when_to_come_back_and_the_same_mission_never_runs_twice() {
     let host = host(&["--max-concurrency", "1", "--max-waiting", "1"]).await;
-    let token = {
-        let store: Value = serde_json::from_slice(
-            &std::fs::read(host.registry.directory.path().join("identities.json")).unwrap(),
-        )
-        .unwrap();
-        text(&store, "/0/token").to_owned()
-    };
     let url = own_url(&host).await;
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let dispatch = async |mission: &str, objective: &str, key: Option<&str>| {
-        let body = json!({"mission_id": mission, "objective": objective, "completion": "x"});
-        let mut request = client.post(format!("{url}/dispatch")).bearer_auth(&token).json(&body);
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
-        let answer = request.send().await.unwrap();
-        let (status, wait) = (answer.status().as_u16(), answer.headers().get("retry-after").is_some());
-        (status, wait, answer.json::<Value>().await.unwrap())
+        host.dispatch_to_itself(mission, objective, key).await
     };
     let objective = "echo x >> ran; while ! test -f go; do sleep 0.05; done";
     assert_eq!(dispatch("m-1", objective, None).await.0, 202);
