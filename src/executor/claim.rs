@@ -124,7 +124,7 @@ pub fn all(directory: &Path) -> io::Result<Vec<Claim>> {
     Ok(claims)
 }
 
-/// Returns the files of runners that are gone, each with what it claims.
+/// Returns the files of runners that are gone, each with what its runner claims. Whose claim cannot be read is left alone.
 ///
 /// # Errors
 /// What the file system says.
@@ -133,15 +133,21 @@ pub fn left_behind(directory: &Path) -> io::Result<Vec<(PathBuf, Option<Claim>)>
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('-'));
-        let Some((pid, start_time)) = name.and_then(|(pid, start)| Some((pid.parse::<u32>().ok()?, start)))
+        let Some((Ok(pid), Ok(process_start_time))) = name.map(|(pid, start)| (pid.parse(), start.parse()))
         else {
             continue;
         };
-        let is_alive =
-            process_table::of(pid).is_some_and(|it| it.process_start_time.to_string() == start_time);
-        if !is_alive {
-            let claim = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            files.push((path, claim));
+        if process_table::is_alive(&ProcessIdentity {
+            pid,
+            boot_id: process_table::boot_id(),
+            process_start_time,
+        }) {
+            continue;
+        }
+        match fs::read(path.with_extension("json")) {
+            Ok(bytes) => files.push((path, serde_json::from_slice(&bytes).ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files.push((path, None)),
+            Err(error) => return Err(error),
         }
     }
     Ok(files)

@@ -15,6 +15,7 @@ use crate::executor::runner_pool::RunnerPool;
 use crate::executor::server::{self, Surface};
 use crate::executor::store::{Store, StoreError};
 use crate::executor::worker::Shared;
+use crate::net::descriptors;
 use crate::net::http::Http;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
@@ -90,6 +91,8 @@ pub async fn run(
     executor: ExecutorId,
     shutdown: Shutdown,
 ) -> Result<(), DaemonError> {
+    // Every mission takes a few.
+    let _files = descriptors::raise_limit();
     let store = Store::open(&config.state_directory)?;
     let _only_one = FileLock::try_acquire(&config.state_directory.join("executor.lock"))?;
     let address = listener.local_addr().map_err(DaemonError::Serve)?;

@@ -10,13 +10,15 @@ pub fn own() -> ProcessIdentity {
 
 /// Identifies a running process; `None` when there is none of this number, or only its corpse.
 pub fn of(pid: u32) -> Option<ProcessIdentity> {
-    let process_start_time = start_time(pid)?;
+    let process_start_time = start_time(pid).ok()??;
     Some(ProcessIdentity { pid, boot_id: boot_id(), process_start_time })
 }
 
-/// Says whether exactly this process still runs.
+/// Says whether exactly this process still runs. Where the system does not say, as with too many open files, it does: whoever
+/// is taken for dead loses what it holds.
 pub fn is_alive(process: &ProcessIdentity) -> bool {
-    process.boot_id == boot_id() && start_time(process.pid) == Some(process.process_start_time)
+    process.boot_id == boot_id()
+        && start_time(process.pid).map_or(true, |found| found == Some(process.process_start_time))
 }
 
 /// Returns how long the system has been up, in milliseconds; nothing where it does not say.
@@ -46,14 +48,19 @@ pub fn boot_id() -> String {
     String::new()
 }
 
+/// Returns when a process started; nothing for one that is gone.
 #[cfg(target_os = "linux")]
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields = after_command(&stat)?;
-    let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?;
+fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut fields = after_command(&stat).unwrap_or_default().split_ascii_whitespace();
     // The state is field 3 of the line, the start time field 22.
-    if matches!(state, "Z" | "X" | "x") { None } else { fields.nth(18)?.parse().ok() }
+    let is_dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X" | "x"));
+    Ok(if is_dead { None } else { fields.nth(18).and_then(|field| field.parse().ok()) })
 }
 
 /// Cuts off number and command of a `stat` line; the command may hold anything, parentheses included.
@@ -63,11 +70,12 @@ fn after_command(stat: &str) -> Option<&str> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn start_time(pid: u32) -> Option<u64> {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(pid) = pid else { return Ok(None) };
     match rustix::process::test_kill_process(pid) {
-        Ok(()) | Err(rustix::io::Errno::PERM) => Some(0),
-        Err(_gone) => None,
+        Ok(()) | Err(rustix::io::Errno::PERM) => Ok(Some(0)),
+        Err(_gone) => Ok(None),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::executor::process_tree;
 use crate::executor::runner_protocol::{Ended, Exit, FromRunner, RunFiles, RunOrder, ToRunner};
 use crate::executor::spawn;
 use crate::runtime::clock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -46,6 +47,14 @@ const WRITE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long the runner of the run before may take to write its end down: longer than it tries.
 const LOCK_WITHIN: Duration = Duration::from_secs(70);
+
+/// How the system says that the other end of a socket is closed, even while there is something to read.
+#[cfg(target_os = "linux")]
+const GONE: PollFlags = PollFlags::RDHUP;
+
+/// The same where there is no name for half a hang-up.
+#[cfg(not(target_os = "linux"))]
+const GONE: PollFlags = PollFlags::HUP;
 
 /// How long an executor may take to read what it is told.
 const LISTEN: Duration = Duration::from_secs(5);
@@ -203,10 +212,9 @@ impl Executor {
 
     /// Says whether the executor is there now, whatever it has sent that was not read yet.
     fn is_there(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let Some(reader) = &self.reader else { return false };
         let stream: &UnixStream = reader.get_ref().as_ref();
-        let mut look = [PollFd::new(stream, PollFlags::RDHUP)];
+        let mut look = [PollFd::new(stream, GONE)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut look, Some(&now)).is_ok_and(|found| found == 0)
     }
@@ -267,9 +275,10 @@ impl Executor {
         listener: &mut UnixListener,
     ) -> Result<Next, RunnerError> {
         let text = serde_json::to_vec(&ended)?;
+        let message = FromRunner::Ended { ended };
         let mut left = WRITES;
+        let mut is_heard = self.tell(&message).await;
         loop {
-            let mut is_heard = self.tell(&FromRunner::Ended { ended: ended.clone() }).await;
             while is_heard {
                 tokio::select! {
                     message = self.next() => match message {
@@ -286,11 +295,15 @@ impl Executor {
                 Err(error) if left == 0 => return Err(doing("write the exit status")(error)),
                 Err(error) => tracing::debug!(%error, "the exit status cannot be written yet"),
             }
-            // A disk that is full now may have room soon, and a restarted executor may hear it meanwhile.
+            // A disk that is full now may have room soon, and an executor may hear it meanwhile: the one that was told it, or
+            // a restarted one. Nobody is told twice, who might take the second word for the end of another run.
             left -= 1;
             tokio::select! {
-                () = tokio::time::sleep(WRITE_AGAIN) => {}
-                stream = accept(listener) => *self = Self::of(stream),
+                () = tokio::time::sleep(WRITE_AGAIN) => is_heard = self.writer.is_some(),
+                stream = accept(listener) => {
+                    *self = Self::of(stream);
+                    is_heard = self.tell(&message).await;
+                }
             }
         }
     }

@@ -248,7 +248,13 @@ impl Unit {
                 self.feed(Event::Started { pid }).await;
             }
             FromRunner::Output { digest } => self.feed(Event::Output(digest)).await,
-            FromRunner::Paused => self.feed(Event::Paused).await,
+            FromRunner::Paused => {
+                if !self.record.paused {
+                    // The executor that froze it was killed before it wrote that down.
+                    self.tell_runner(&ToRunner::Resume).await;
+                }
+                self.feed(Event::Paused).await;
+            }
             FromRunner::Resumed => self.feed(Event::Resumed).await,
             FromRunner::Ended { ended } => {
                 self.told = self.link.take();

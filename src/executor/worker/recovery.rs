@@ -74,6 +74,9 @@ impl Unit {
                 // Its order never reached anyone. Should one still be on its way, whoever reads it sees that this executor's
                 // predecessor is gone.
                 self.carry_out(vec![Effect::Start(run)]).await;
+                if self.record.paused {
+                    self.feed(Event::OrderPause).await;
+                }
             }
             Ok(Some(runner)) if process_table::is_alive(&runner) => {
                 match RunnerLink::reconnect(self.shared.store.claims(), &runner).await {
