@@ -128,6 +128,7 @@ async fn alone(
     executor: &Executor,
 ) -> Result<Option<FileLock>, RunnerError> {
     let give_up = Instant::now() + LOCK_WITHIN;
+    let mut has_waited = false;
     let lock = loop {
         match FileLock::try_acquire_directory(&files.directory) {
             Ok(lock) => break lock,
@@ -135,6 +136,7 @@ async fn alone(
             Err(LockError::Held { .. })
                 if Instant::now() < give_up && executor.is_there() && !is_claimed(files, claims)? =>
             {
+                has_waited = true;
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             Err(LockError::Held { .. }) if !executor.is_there() || is_claimed(files, claims)? => {
@@ -143,7 +145,8 @@ async fn alone(
             Err(error) => return Err(error.into()),
         }
     };
-    let is_ours = executor.is_there() && !files.exit().exists() && !is_claimed(files, claims)?;
+    let is_ours =
+        executor.is_there() && !files.exit().exists() && !(has_waited && is_claimed(files, claims)?);
     Ok(is_ours.then_some(lock))
 }
 
