@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod process_identity;
 pub mod process_table;
 pub mod process_tree;
+pub mod program;
 pub mod provision;
 pub mod questions;
 pub mod reporter;

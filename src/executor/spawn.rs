@@ -4,16 +4,17 @@
 //! take a terminal's number: a leader of a session that has no terminal gets the first one that it opens, so the terminal is
 //! opened in the child by name.
 
+use crate::executor::program;
 use crate::executor::runner_protocol::{Exit, RUN_VARIABLE, RunOrder};
 use nix::fcntl::OFlag;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use rustix::process::{Pid, WaitOptions, waitpid};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::io::AsyncRead;
 
 /// The size of the terminal: wide, so that agents do not break their lines.
@@ -71,7 +72,7 @@ pub(super) fn start(order: &RunOrder) -> io::Result<Started> {
 }
 
 fn spawn(order: &RunOrder, streams: &PosixSpawnFileActions, own: Option<(&str, &str)>) -> io::Result<u32> {
-    let program = order.command.first().ok_or_else(|| io::Error::other("the command is empty"))?;
+    let name = order.command.first().ok_or_else(|| io::Error::other("the command is empty"))?;
     let arguments = order.command.iter().map(|word| text(word)).collect::<io::Result<Vec<_>>>()?;
     let mut env = std::collections::BTreeMap::from_iter(own);
     env.extend(order.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
@@ -89,7 +90,9 @@ fn spawn(order: &RunOrder, streams: &PosixSpawnFileActions, own: Option<(&str, &
     let launch =
         |path: &Path, arguments: &[CString]| posix_spawn(path, streams, &attributes, arguments, &env);
     let pid = within(&order.directory, || {
-        let path = find(program, order.env.get("PATH").map(String::as_str))?;
+        let path = program::find(name, order.env.get("PATH").map(OsStr::new)).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("there is no program {name} that may be run"))
+        })?;
         match launch(&path, &arguments) {
             // A script that does not say what it is for is one for the shell.
             Err(nix::errno::Errno::ENOEXEC) => {
@@ -113,22 +116,11 @@ fn within<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Resu
     std::env::set_current_dir(directory)
         .map_err(|error| io::Error::new(error.kind(), format!("work in {}: {error}", directory.display())))?;
     let done = work();
-    // The directory may be removed or unmounted while this process lives.
-    std::env::set_current_dir("/")?;
-    done
-}
-
-/// Finds a program as a shell would, on the path of its own environment.
-fn find(program: &str, path: Option<&str>) -> io::Result<PathBuf> {
-    if program.contains('/') {
-        return Ok(PathBuf::from(program));
+    // The directory may be removed or unmounted while this process lives; what was started has it already.
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::warn!(%error, "a runner stays in the directory of its mission");
     }
-    std::env::split_paths(path.unwrap_or("/usr/local/bin:/usr/bin:/bin"))
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
-        .ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("there is no program {program} on its PATH"))
-        })
+    done
 }
 
 /// Collects a process of [`start`] once it has ended; nothing before.
@@ -144,23 +136,5 @@ pub(super) fn exit_of(pid: u32) -> Option<Exit> {
                 .unwrap_or(Exit::Unknown),
         ),
         Err(_not_ours) => Some(Exit::Unknown),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_is_found_on_the_path_that_it_gets() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("tool");
-        std::fs::write(&program, "").unwrap();
-        let path = format!("/nowhere:{}", directory.path().display());
-        assert!(find("tool", Some(&path)).unwrap_err().to_string().contains("no program tool"));
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(find("tool", Some(&path)).unwrap(), program);
-        assert_eq!(find("./tool", None).unwrap(), PathBuf::from("./tool"));
-        assert_eq!(find("sh", None).unwrap().file_name().unwrap(), "sh");
     }
 }

@@ -5,9 +5,10 @@ use crate::cli::exit::Code;
 use crate::cli::output;
 use crate::executor::agent_runtime::AgentRuntime;
 use crate::executor::config::Config;
+use crate::executor::program;
 use crate::executor::provision::git::find_repository;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Says which agents are installed and whether the workspace can be used.
 ///
@@ -64,15 +65,6 @@ pub(super) fn is_installed(runtime: &AgentRuntime) -> bool {
     runtime.command.first().is_some_and(|program| find_program(program).is_some())
 }
 
-fn find_program(program: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let is_program = |path: &Path| {
-        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    if program.contains('/') {
-        let path = PathBuf::from(program);
-        return is_program(&path).then_some(path);
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| is_program(path))
+fn find_program(name: &str) -> Option<PathBuf> {
+    program::find(name, std::env::var_os("PATH").as_deref())
 }
