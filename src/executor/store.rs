@@ -11,6 +11,7 @@ use crate::disk::fsync::FsyncPolicy;
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::time::Timestamp;
+use crate::executor::hitl_files::QuestionDirectories;
 use crate::executor::outcome::Outcome;
 use crate::executor::provision::path_rules::scoped_name;
 use crate::executor::run::Run;
@@ -21,9 +22,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The version of the records; a newer one is refused.
@@ -103,10 +104,7 @@ pub struct Store {
     directory: PathBuf,
     claims: PathBuf,
     writers: Arc<Semaphore>,
-    /// Empty directories that go from one mission to the next: to make and to remove one costs a file system much more than
-    /// to give it another name, and nearly every mission needs one that stays empty.
-    spare: PathBuf,
-    spares: Arc<Mutex<Vec<PathBuf>>>,
+    questions: QuestionDirectories,
 }
 
 impl Store {
@@ -121,13 +119,11 @@ impl Store {
             path.canonicalize().map_err(at(&path))
         };
         let spare = usable("spare")?;
-        let spares = fs::read_dir(&spare).map_err(at(&spare))?.flatten().map(|entry| entry.path()).collect();
         Ok(Self {
             directory: usable("missions")?,
             claims: usable("runners")?,
             writers: Arc::new(Semaphore::new(WRITERS)),
-            spare,
-            spares: Arc::new(Mutex::new(spares)),
+            questions: QuestionDirectories::open(&spare).map_err(at(&spare))?,
         })
     }
 
@@ -173,16 +169,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn make_questions(&self, mission: &MissionId) -> Result<PathBuf, StoreError> {
+    pub fn make_questions(&self, mission: &MissionId) -> Result<(), StoreError> {
         let path = self.questions_of(mission);
-        if path.exists() {
-            return Ok(path);
-        }
-        let spare = self.lock_spares().pop();
-        if spare.is_none_or(|spare| atomic::rename(&spare, &path).is_err()) {
-            make(&path)?;
-        }
-        Ok(path)
+        self.questions.make(&path).map_err(at(&path))
     }
 
     /// Takes the directory for a mission's questions away.
@@ -191,28 +180,7 @@ impl Store {
     /// [`StoreError`].
     pub fn remove_questions(&self, mission: &MissionId) -> Result<(), StoreError> {
         let path = self.questions_of(mission);
-        let found = match fs::symlink_metadata(&path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(at(&path)(error)),
-        };
-        // As it was made: an agent may do with it what it likes.
-        let is_as_made = found.is_dir()
-            && found.mode() & 0o7777 == 0o700
-            && found.uid() == rustix::process::geteuid().as_raw();
-        if is_as_made && fs::read_dir(&path).map_err(at(&path))?.count() == 0 {
-            let mut spares = self.lock_spares();
-            let spare = self.spare.join(scoped_name(mission.as_str()));
-            if spares.len() < WRITERS && atomic::rename(&path, &spare).is_ok() {
-                spares.push(spare);
-                return Ok(());
-            }
-        }
-        if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(at(&path))
-    }
-
-    fn lock_spares(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+        self.questions.remove(&path).map_err(at(&path))
     }
 
     /// Writes a record; with `sync` it survives a power cut.
@@ -381,32 +349,6 @@ mod tests {
         assert!(store.read(&mission).unwrap_err().to_string().contains("no line of it is JSON"));
         fs::write(&path, "{\"format\":9}\n").unwrap();
         assert!(store.all().unwrap().remove(0).is_err());
-    }
-
-    #[test]
-    fn a_directory_for_questions_is_empty_whoever_had_it_before() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let missions: Vec<MissionId> =
-            (0..40).map(|number| MissionId::new(format!("m-{number}")).unwrap()).collect();
-        for round in 0..3 {
-            let store = if round == 2 { Store::open(directory.path()).unwrap() } else { store.clone() };
-            for (number, mission) in missions.iter().enumerate() {
-                make(&store.directory_of(mission)).unwrap();
-                let made = store.make_questions(mission).unwrap();
-                assert_eq!(fs::read_dir(&made).unwrap().count(), 0);
-                if number % 2 == 0 {
-                    fs::write(made.join("q.question"), "why?").unwrap();
-                }
-                assert_eq!(store.make_questions(mission).unwrap(), made);
-            }
-            for mission in &missions {
-                store.remove_questions(mission).unwrap();
-                store.remove_questions(mission).unwrap();
-                assert!(!store.questions_of(mission).exists());
-            }
-            assert!(fs::read_dir(&store.spare).unwrap().count() <= WRITERS);
-        }
     }
 
     #[test]
