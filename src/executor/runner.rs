@@ -130,20 +130,20 @@ async fn alone(
     let give_up = Instant::now() + LOCK_WITHIN;
     let mut has_waited = false;
     let lock = loop {
-        match FileLock::try_acquire_directory(&files.directory) {
+        let held = match FileLock::try_acquire_directory(&files.directory) {
             Ok(lock) => break lock,
-            // The runner of the run before this one writes its end down, or somebody else has begun this one.
-            Err(LockError::Held { .. })
-                if Instant::now() < give_up && executor.is_there() && !is_claimed(files, claims)? =>
-            {
-                has_waited = true;
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            Err(LockError::Held { .. }) if !executor.is_there() || is_claimed(files, claims)? => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+            Err(held @ LockError::Held { .. }) => held,
+            Err(error @ LockError::Io { .. }) => return Err(error.into()),
+        };
+        // The runner of the run before this one writes its end down, or somebody else has begun this one.
+        if !executor.is_there() || is_claimed(files, claims)? {
+            return Ok(None);
         }
+        if Instant::now() >= give_up {
+            return Err(held.into());
+        }
+        has_waited = true;
+        tokio::time::sleep(LOOK_EVERY).await;
     };
     let is_ours =
         executor.is_there() && !files.exit().exists() && !(has_waited && is_claimed(files, claims)?);
@@ -219,7 +219,8 @@ impl Executor {
         let stream: &UnixStream = reader.get_ref().as_ref();
         let mut look = [PollFd::new(stream, GONE)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut look, Some(&now)).is_ok_and(|found| found == 0)
+        // Also a look that does not wait may be interrupted by a signal.
+        rustix::io::retry_on_intr(|| poll(&mut look, Some(&now))).is_ok_and(|found| found == 0)
     }
 
     /// Tells something; says whether anybody took it. Whoever does not is told no more, and sees the end of the line.
