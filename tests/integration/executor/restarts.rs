@@ -4,6 +4,8 @@ use super::{host, host_with, text, with_resources};
 use crate::support::dice::Dice;
 use crate::support::is_heavy;
 use crate::support::repository::git;
+use aiwg_rs::executor::process_tree;
+use rustix::process::Signal;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +53,7 @@ async fn a_killed_runner_leaves_nothing_and_no_false_success() {
     host.dispatch("m-1", "sleep 300 & sleep 300", with_resources()).await;
     host.reaches("m-1", "running").await;
     let runner = host.claims().remove(0).runner;
-    aiwg_rs::executor::process_tree::signal(runner.pid, rustix::process::Signal::KILL).unwrap();
+    process_tree::signal(runner.pid, Signal::KILL).unwrap();
     let last = host.end_of("m-1").await;
     assert_eq!(text(&last, "/data/reason"), "runner_lost", "{last}");
     host.assert_clean("m-1");
@@ -84,6 +86,39 @@ async fn drain_waits_for_what_runs_and_says_goodbye() {
     assert!(host.terminate().success());
     assert_eq!(text(&host.record("m-1"), "/state"), "done");
     assert_eq!(host.processes_of("m-1"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_missions_are_kept_for_a_time_and_claims_of_killed_runners_until_their_missions_know() {
+    let mut host = host_with(&["--max-concurrency", "2"], "retention = \"1s\"").await;
+    host.run("m-1", "echo one", json!({})).await;
+    host.dispatch("m-2", "sleep 300", json!({})).await;
+    host.reaches("m-2", "running").await;
+    assert!(host.mission_directory("m-1").join("output.log").exists());
+    host.until("the registry's receipt for m-1 is written down", async || {
+        host.record("m-1").get("reported_at")?.as_str().map(drop)
+    })
+    .await;
+    host.kill();
+    for claim in host.claims() {
+        process_tree::signal(claim.runner.pid, Signal::KILL).unwrap();
+    }
+    let killed = host.claims();
+    assert!(!killed.is_empty(), "a killed runner leaves its claim");
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    host.start().await;
+    let last = host.end_of("m-2").await;
+    assert_eq!(text(&last, "/data/reason"), "runner_lost", "{last}");
+    host.until("m-1 is forgotten", async || (!host.mission_directory("m-1").exists()).then_some(())).await;
+    host.done_with("m-2").await;
+    host.assert_clean("m-2");
+    host.terminate();
+    host.start().await;
+    host.until("what the killed runners had claimed is forgotten", async || {
+        host.claims().is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(std::fs::read_dir(host.state_directory().join("runners")).unwrap().count(), 0, "sockets too");
 }
 
 #[tokio::test(flavor = "multi_thread")]

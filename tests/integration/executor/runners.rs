@@ -68,11 +68,14 @@ async fn whoever_is_killed_no_mission_runs_twice_or_is_called_well_when_it_was_n
         let objective = format!("echo x >> ran-{name}; sleep 0.{}; echo y >> ran-{name}", dice.below(5));
         assert_eq!(host.dispatch(name, &objective, json!({})).await.0, 202);
     }
+    let (mut killed, mut given_up) = (0, 0);
     for round in 0..12 {
         tokio::time::sleep(Duration::from_millis(dice.below(150))).await;
         let claims = host.claims();
+        // Of those that wait for work too.
         if let Some(claim) = claims.get(usize::try_from(dice.below(4)).unwrap()) {
             process_tree::signal(claim.runner.pid, Signal::KILL).unwrap();
+            killed += 1;
         }
         if round % 4 == 3 {
             host.kill();
@@ -86,9 +89,12 @@ async fn whoever_is_killed_no_mission_runs_twice_or_is_called_well_when_it_was_n
             assert_eq!(ran, "x\ny\n", "{name}");
         } else {
             assert_eq!(text(&last, "/data/reason"), "runner_lost", "{last}");
+            given_up += 1;
             assert!(["", "x\n", "x\ny\n"].contains(&ran.as_str()), "{name}: {ran:?}");
         }
         host.done_with(name).await;
         host.assert_clean(name);
     }
+    // An executor that is killed costs no mission, a runner the one that it has.
+    assert!(killed > 0 && given_up <= killed, "{given_up} given up, {killed} killed");
 }
