@@ -581,6 +581,19 @@ mod tests {
     }
 
     #[test]
+    fn progress_is_told_at_most_once_a_second_and_the_last_word_is_not_forgotten() {
+        let mut bench = Bench::running(plan());
+        let told = |effects: &[Effect]| {
+            effects.iter().filter(|e| matches!(e, Effect::Emit(MissionEvent::Progress { .. }))).count()
+        };
+        let at_once: usize = (1..=10).map(|step| told(&bench.says(0, step, &format!("step {step}")))).sum();
+        assert_eq!(at_once, 1);
+        assert_eq!(told(&bench.after(1, Event::Tick)), 1, "what was said since");
+        assert_eq!(told(&bench.after(1, Event::Tick)), 0, "nothing was said since");
+        assert_eq!(told(&bench.says(1, 11, "step 11")), 1);
+    }
+
+    #[test]
     fn silence_counts_only_while_nobody_is_asked_and_nothing_is_held() {
         let mut bench = Bench::running(plan());
         bench.says(0, 1, "Overwrite it? [y/N]");
