@@ -17,7 +17,7 @@
 
 use aiwg_rs::disk::fsync::FsyncPolicy;
 use aiwg_rs::domain::id::SessionId;
-use aiwg_rs::session::document::{Edits, MissionPatch};
+use aiwg_rs::session::edits::{Edits, MissionPatch};
 use aiwg_rs::session::store::SessionStore;
 use std::fmt::Write as _;
 use std::fs;

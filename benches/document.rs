@@ -7,7 +7,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use aiwg_rs::session::document::{Document, Edits, MissionPatch};
+use aiwg_rs::session::document::Document;
+use aiwg_rs::session::edits::{Edits, MissionPatch};
 
 fn session(missions: usize) -> String {
     let mission = |n: usize| {

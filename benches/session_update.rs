@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aiwg_rs::disk::atomic;
 use aiwg_rs::disk::fsync::FsyncPolicy;
 use aiwg_rs::domain::id::SessionId;
-use aiwg_rs::session::document::{Edits, MissionPatch};
+use aiwg_rs::session::edits::{Edits, MissionPatch};
 use aiwg_rs::session::store::{Reading, SessionStore, WriteMode};
 
 fn session(missions: usize) -> String {

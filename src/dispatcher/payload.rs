@@ -7,8 +7,9 @@ use crate::domain::capability::Capability;
 use crate::domain::id::{ExecutorId, MissionId};
 use crate::protocol::executor_v1::{DEFAULT_COMPLETION, DispatchRequest, ExecutorFilter, PayloadForm};
 use crate::protocol::field::{FieldError, Fields};
-use crate::session::document::{Document, MissionView};
+use crate::session::document::Document;
 use crate::session::json::quoted;
+use crate::session::mission_view::MissionView;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 

@@ -5,8 +5,9 @@
 
 use std::collections::HashSet;
 
-use super::document::{Document, DocumentError, Edits, MissionPatch, decoded_text, last_named};
-use super::json::{self, Fault, Member, Scanner, Span};
+use super::document::{Document, DocumentError, decoded_text};
+use super::edits::{Edits, MissionPatch};
+use super::json::{self, Fault, Member, Scanner, Span, last_named};
 use super::{patch, splice};
 use crate::domain::id::{MissionId, SessionId};
 use crate::domain::mission::Priority;

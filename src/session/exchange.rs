@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::document::{Document, Edits};
+use super::document::Document;
+use super::edits::Edits;
 use super::rebase;
 use super::store::{self, Loaded, MAX_SESSION_BYTES, UpdateError, Updated, WRITER_PATIENCE};
 use crate::disk::atomic::{self, Staged, TEMPORARY_SUFFIX, UNFINISHED_SUFFIX};

@@ -10,8 +10,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{Document, Edits};
+use super::document::Document;
 use super::drop_file::{self, DropError, DroppedMission, Standing};
+use super::edits::Edits;
 use super::json;
 use super::store::{self, ReadError, SessionStore, UpdateError};
 use crate::disk::fsync::FsyncPolicy;

@@ -399,6 +399,22 @@ pub(crate) fn spells(raw_key: &str, name: &str) -> bool {
     inner == name || (inner.len() > name.len() && decoded(raw_key).is_some_and(|key| key == name))
 }
 
+/// Returns the member named `key`; of several the last one counts, as in `JSON.parse`.
+pub(crate) fn last_named<'m>(text: &str, members: &'m [Member], key: &str) -> Option<&'m Member> {
+    members.iter().rev().find(|member| spells(member.key.of(text), key))
+}
+
+/// Returns all members in order: decoded key and JSON text.
+pub(crate) fn decoded_members<'a>(
+    text: &'a str,
+    members: &'a [Member],
+) -> impl ExactSizeIterator<Item = (Cow<'a, str>, &'a str)> + use<'a> {
+    members.iter().map(move |member| {
+        let key = decoded(member.key.of(text)).unwrap_or_default();
+        (key, member.value.of(text))
+    })
+}
+
 /// Returns the JSON string that stands for `text`, quotes included, escaped no more than needed.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);

@@ -2,6 +2,7 @@
 
 pub mod document;
 pub mod drop_file;
+pub mod edits;
 mod exchange;
 pub mod inbox;
 pub mod journal;
@@ -9,6 +10,7 @@ pub mod journal_file;
 pub mod json;
 pub mod ledger;
 pub mod messages;
+pub mod mission_view;
 pub mod patch;
 mod plain;
 pub mod rebase;

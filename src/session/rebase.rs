@@ -8,8 +8,10 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::document::{Document, Edits, MissionPatch, MissionView};
+use super::document::Document;
+use super::edits::{Edits, MissionPatch};
 use super::json;
+use super::mission_view::MissionView;
 
 /// Returns what has to be laid over `onto` so that it also holds what `changed` did to `ancestor`.
 pub fn changes(ancestor: &Document, changed: &Document, onto: &Document) -> Edits {

@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::document::{Document, Edits, MissionPatch, last_named};
-use super::json::{self, Fault, Layout, Member, Scanner, Span};
+use super::document::Document;
+use super::edits::{Edits, MissionPatch};
+use super::json::{self, Fault, Layout, Member, Scanner, Span, last_named};
 
 /// One range of the old text and what stands there instead.
 struct Splice {

@@ -16,7 +16,7 @@
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
 use crate::domain::time::Timestamp;
-use crate::session::document::MissionView;
+use crate::session::mission_view::MissionView;
 use crate::session::status_file::{BridgeStatus, Delayed};
 use std::collections::HashMap;
 use std::time::Duration;

@@ -27,10 +27,12 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::Priority;
 use crate::domain::session::SessionState;
 use crate::domain::time::Timestamp;
-use crate::session::document::{Document, Edits, MissionView};
+use crate::session::document::Document;
+use crate::session::edits::Edits;
 use crate::session::json::quoted;
 use crate::session::ledger::{Field, Held, Ledger, Phase};
 use crate::session::messages::{Offer, Wish};
+use crate::session::mission_view::MissionView;
 use crate::session::patch::OUR_KEYS;
 use std::borrow::Cow;
 
@@ -439,7 +441,7 @@ mod tests {
     use super::*;
     use crate::domain::event::MissionEvent;
     use crate::domain::lifecycle::Happening;
-    use crate::session::document::MissionPatch;
+    use crate::session::edits::MissionPatch;
     use crate::session::ledger::Applied;
     use crate::writeback::traces::rebase;
     use proptest::prelude::*;

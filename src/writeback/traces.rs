@@ -5,9 +5,11 @@
 
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
-use crate::session::document::{Document, MissionPatch, MissionView};
+use crate::session::document::Document;
+use crate::session::edits::MissionPatch;
 use crate::session::json::quoted;
 use crate::session::ledger::{Held, Ledger, Phase};
+use crate::session::mission_view::MissionView;
 use crate::session::patch::{MARKS, OUR_KEYS};
 use std::borrow::Cow;
 

@@ -1,6 +1,7 @@
 //! Command: one line for everything that changes in a session file, in the order in which it is seen.
 
-use crate::session::document::{Document, MissionView};
+use crate::session::document::Document;
+use crate::session::mission_view::MissionView;
 use clap::builder::styling::{AnsiColor, Style};
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -5,7 +5,7 @@ use super::target::{self, Change};
 use crate::cli::exit::Code;
 use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
-use crate::session::document::MissionPatch;
+use crate::session::edits::MissionPatch;
 use clap::Args;
 
 /// End a mission, whether it waits or runs.

@@ -13,7 +13,8 @@ use crate::domain::session::SessionState;
 use crate::domain::time::Timestamp;
 use crate::protocol::notice;
 use crate::runtime::clock;
-use crate::session::document::{Document, Edits};
+use crate::session::document::Document;
+use crate::session::edits::Edits;
 use crate::session::json::quoted;
 use crate::session::store::SessionStore;
 use anyhow::Context as _;
@@ -164,7 +165,7 @@ fn queue(
     let mut is_first = true;
     let decide = |document: &Document| {
         // Later versions may be built on ours: there a mission with our id is our own unless it says something else.
-        let is_ours = |theirs: crate::session::document::MissionView<'_>| {
+        let is_ours = |theirs: crate::session::mission_view::MissionView<'_>| {
             !is_first
                 && theirs.string("objective").as_deref() == Some(objective)
                 && theirs.string("createdAt").as_deref() == Some(&now.to_string())

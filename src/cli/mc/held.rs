@@ -6,7 +6,8 @@ use crate::cli::output;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
 use crate::runtime::clock;
-use crate::session::document::{Document, Edits};
+use crate::session::document::Document;
+use crate::session::edits::Edits;
 use crate::session::json::quoted;
 
 /// What is printed with `--json`.

@@ -4,7 +4,7 @@ use super::folder::Folder;
 use super::target::{self, Change};
 use crate::cli::exit::{Code, Ended};
 use crate::domain::lifecycle::MissionState;
-use crate::session::document::MissionPatch;
+use crate::session::edits::MissionPatch;
 use crate::session::waiting::one_line;
 use anyhow::Context as _;
 use clap::Args;

@@ -6,7 +6,7 @@ use super::target::{self, Change};
 use crate::cli::exit::Code;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::session::SessionState;
-use crate::session::document::MissionPatch;
+use crate::session::edits::MissionPatch;
 use clap::Args;
 
 /// Let a paused mission, or a paused or stopped session, go on.

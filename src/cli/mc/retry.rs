@@ -5,7 +5,7 @@ use super::folder::Folder;
 use super::target::{self, Change};
 use crate::cli::exit::Code;
 use crate::domain::lifecycle::MissionState;
-use crate::session::document::MissionPatch;
+use crate::session::edits::MissionPatch;
 use clap::Args;
 
 /// Queue a mission that has ended once more.

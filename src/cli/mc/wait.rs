@@ -9,7 +9,7 @@ use crate::cli::output;
 use crate::domain::file::FileIdentity;
 use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
-use crate::session::document::MissionView;
+use crate::session::mission_view::MissionView;
 use crate::session::store::{Reading, SessionStore};
 use crate::session::waiting::Surroundings;
 use clap::Args;

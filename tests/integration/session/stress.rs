@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use aiwg_rs::disk::fsync::FsyncPolicy;
 use aiwg_rs::disk::wait;
 use aiwg_rs::domain::id::SessionId;
-use aiwg_rs::session::document::{Document, Edits, MissionPatch};
+use aiwg_rs::session::document::Document;
+use aiwg_rs::session::edits::{Edits, MissionPatch};
 use aiwg_rs::session::store::{SessionStore, UpdateError, WriteMode};
 
 use crate::support::folder::Folder;

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use aiwg_rs::disk::fsync::FsyncPolicy;
 use aiwg_rs::domain::id::SessionId;
-use aiwg_rs::session::document::{Document, Edits, MissionPatch};
+use aiwg_rs::session::document::Document;
+use aiwg_rs::session::edits::{Edits, MissionPatch};
 use aiwg_rs::session::store::{IgnoredReason, ReadError, SessionStore, UpdateError, WriteMode};
 
 use crate::support::folder::{Folder, session_text};
