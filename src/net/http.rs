@@ -5,11 +5,18 @@
 //! Redirects are not followed: a POST that turns into a GET on the way is worse than an error.
 
 use bytes::{Bytes, BytesMut};
+use reqwest::header::{HeaderName, HeaderValue};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The largest answer body that is read, in bytes. Longer ones are cut; every answer of the contract is far smaller.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// The header that tells a repeated request from a new one.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The content type of every body that is sent.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Time-outs of one client.
 #[derive(Debug, Clone, Copy)]
@@ -190,13 +197,11 @@ impl Http {
         let status = response.status().as_u16();
         let retry_after =
             response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
-        let mut body = BytesMut::new();
+        let mut body = Body::default();
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
-                    let room = MAX_BODY_BYTES - body.len();
-                    body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or(&chunk));
-                    if body.len() >= MAX_BODY_BYTES {
+                    if body.is_full_with(chunk) {
                         break;
                     }
                 }
@@ -209,7 +214,36 @@ impl Http {
                 }
             }
         }
-        Ok(Answer { status, retry_after, body: body.freeze() })
+        Ok(Answer { status, retry_after, body: body.into_bytes() })
+    }
+}
+
+/// A body as it comes in. Most come in one piece, which is not copied.
+#[derive(Debug, Default)]
+struct Body {
+    first: Bytes,
+    whole: BytesMut,
+}
+
+impl Body {
+    /// Takes a piece in; says whether that is as much as is read of any body.
+    fn is_full_with(&mut self, mut piece: Bytes) -> bool {
+        piece.truncate(MAX_BODY_BYTES - self.len());
+        if self.len() == 0 {
+            self.first = piece;
+        } else {
+            self.whole.extend_from_slice(&std::mem::take(&mut self.first));
+            self.whole.extend_from_slice(&piece);
+        }
+        self.len() >= MAX_BODY_BYTES
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.whole.len()
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.whole.is_empty() { self.first } else { self.whole.freeze() }
     }
 }
 
@@ -245,6 +279,9 @@ fn builder(config: Config, names: Option<Arc<dyn reqwest::dns::Resolve>>) -> req
         .pool_max_idle_per_host(256)
         .tcp_nodelay(true)
         .redirect(reqwest::redirect::Policy::none())
+        // What is sent again, and when, is decided elsewhere; without HTTP/2 the client's own repeats never happen, but keep
+        // a copy of every request.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
         .no_proxy()
 }
 
@@ -298,6 +335,22 @@ mod tests {
                 assert_eq!(under(&parsed, &path), whole);
             }
         }
+    }
+
+    #[test]
+    fn a_body_in_pieces_is_put_together_and_cut_where_it_is_too_long() {
+        let read = |pieces: &[usize]| {
+            let mut body = Body::default();
+            let full =
+                pieces.iter().zip(b'a'..).map(|(&length, byte)| body.is_full_with(vec![byte; length].into()));
+            (full.last(), body.into_bytes())
+        };
+        assert_eq!(read(&[]), (None, Bytes::new()));
+        assert_eq!(read(&[2]), (Some(false), Bytes::from_static(b"aa")));
+        assert_eq!(read(&[2, 0, 1, 1]), (Some(false), Bytes::from_static(b"aacd")));
+        let (full, body) = read(&[MAX_BODY_BYTES - 1, 2]);
+        assert_eq!((full, body.len(), body.last()), (Some(true), MAX_BODY_BYTES, Some(&b'b')));
+        assert_eq!(read(&[MAX_BODY_BYTES + 1]).1.len(), MAX_BODY_BYTES);
     }
 
     #[tokio::test]

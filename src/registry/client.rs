@@ -6,11 +6,12 @@
 use crate::domain::id::ExecutorId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::secret::Token;
-use crate::net::http::{Answer, Failure, Http};
+use crate::net::http::{self, Answer, Failure, Http};
 use crate::protocol::executor_v1::{DispatchAnswer, MissionStatus};
 use crate::protocol::route;
 use crate::registry::record::{Forward, ForwardKind, ForwardOutcome, RestCommand};
 use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -111,8 +112,8 @@ impl ExecutorClient {
             .http
             .request(Method::POST, route::join(&forward.rest, &path))
             .timeout(self.timeout)
-            .header("content-type", "application/json")
-            .header("idempotency-key", &*route::visible(&forward.order.key));
+            .header(CONTENT_TYPE, http::JSON)
+            .header(http::IDEMPOTENCY_KEY, &*route::visible(&forward.order.key));
         self.http.send(authorized(request, token).body(forward.order.body.clone())).await
     }
 
@@ -129,7 +130,7 @@ impl ExecutorClient {
             .http
             .request(Method::POST, route::join(&command.rest, &path))
             .timeout(ASK_TIMEOUT.min(self.timeout))
-            .header("content-type", "application/json")
+            .header(CONTENT_TYPE, http::JSON)
             .body("{}");
         let said = match self.http.send(authorized(request, token)).await {
             Ok(answer) if answer.is_success() => "taken".to_owned(),

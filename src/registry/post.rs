@@ -2,10 +2,11 @@
 
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
-use crate::net::http::Http;
+use crate::net::http::{self, Http};
 use crate::protocol::route;
 use crate::registry::signature;
 use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
 use std::time::Duration;
 
 /// The header that names the event, as [`route::visible`] text. No registry takes a request that carries it.
@@ -34,7 +35,7 @@ pub async fn post(http: &Http, parcel: Parcel<'_>, now: Timestamp) -> (u16, Stri
     let mut request = http
         .request(Method::POST, parcel.url)
         .timeout(TIMEOUT)
-        .header("content-type", "application/json")
+        .header(CONTENT_TYPE, http::JSON)
         .header(EVENT_HEADER, &*route::visible(parcel.kind))
         .header("x-aiwg-event-id", parcel.seq.to_string());
     if let Some(secret) = parcel.secret {
