@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 /// How many answers and changes of lines may wait for the worker.
 const INNER_QUEUE: usize = 64;
 
+/// How many commands are carried out before anything else is looked at.
+const BATCH: usize = 64;
+
 /// The same trouble is told about at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -59,15 +62,20 @@ pub async fn run(
     for executor in config.subscribe {
         worker.feed(Event::Subscribed(executor));
     }
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
         let wake = worker.machine.next_wakeup().map(tokio::time::Instant::from_std);
         let is_clear = worker.outbox.is_empty();
         tokio::select! {
             () = shutdown.started() => break,
-            command = commands.recv() => match command {
-                Some(command) => worker.feed(Event::Commanded(command)),
-                None => break,
-            },
+            count = commands.recv_many(&mut batch, BATCH) => {
+                if count == 0 {
+                    break;
+                }
+                for command in batch.drain(..) {
+                    worker.feed(Event::Commanded(command));
+                }
+            }
             permit = reports.reserve(), if !is_clear => {
                 let Ok(permit) = permit else { break };
                 if let Some(report) = worker.outbox.pop_front() {
