@@ -7,8 +7,8 @@
 //! Of duplicate keys the last one counts, as in `JSON.parse`. Of two missions with one id the first one counts.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
 
 use super::edits::Edits;
@@ -77,7 +77,7 @@ pub struct Document {
     array: Option<Span>,
     missions: Vec<Element>,
     mission_members: Vec<Member>,
-    by_id: OnceLock<HashMap<Box<str>, usize>>,
+    by_id: OnceLock<IdIndex>,
 }
 
 impl fmt::Debug for Document {
@@ -191,17 +191,8 @@ impl Document {
     ///
     /// The first call builds an index over all ids; later ones cost a look-up.
     pub fn mission(&self, id: &str) -> Option<MissionView<'_>> {
-        self.by_id.get_or_init(|| {
-            let mut index = HashMap::with_capacity(self.missions.len());
-            for mission in self.missions() {
-                if let Some(id) = mission.string("id") {
-                    index.entry(Box::from(id)).or_insert(mission.index());
-                }
-            }
-            index
-        });
-        let index = *self.by_id.get()?.get(id)?;
-        self.mission_at(index)
+        let index = self.by_id.get_or_init(|| IdIndex::of(self.missions()));
+        index.places(id).filter_map(|place| self.mission_at(place)).find(|mission| mission.has_id(id))
     }
 
     /// Lays edits over the text; nothing when they change nothing.
@@ -231,6 +222,34 @@ impl Document {
 
     pub(crate) fn elements(&self) -> &[Element] {
         &self.missions
+    }
+}
+
+/// Finds missions by id: prints of ids and places, sorted. Made for every version of a file, so it holds no copy of an id.
+struct IdIndex {
+    hasher: RandomState,
+    places: Vec<(u64, u32)>,
+}
+
+impl IdIndex {
+    fn of<'a>(missions: impl ExactSizeIterator<Item = MissionView<'a>>) -> Self {
+        let hasher = RandomState::new();
+        let mut places = Vec::with_capacity(missions.len());
+        for mission in missions {
+            if let Some(id) = mission.string("id") {
+                places.push((hasher.hash_one(&*id), json::narrow(mission.index())));
+            }
+        }
+        places.sort_unstable();
+        Self { hasher, places }
+    }
+
+    /// Returns where missions with this id may stand, in the order of the array.
+    fn places(&self, id: &str) -> impl Iterator<Item = usize> {
+        let print = self.hasher.hash_one(id);
+        let first = self.places.partition_point(|(other, _)| *other < print);
+        let same = self.places[first..].iter().take_while(move |(other, _)| *other == print);
+        same.map(|(_, place)| json::wide(*place))
     }
 }
 

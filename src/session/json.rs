@@ -37,6 +37,16 @@ impl Span {
     pub(crate) fn of(self, text: &str) -> &str {
         &text[self.start()..self.end()]
     }
+
+    /// Returns the span of a whole text, which the caller has from a scanner.
+    pub(crate) fn whole(text: &str) -> Self {
+        Self::new(0, text.len())
+    }
+
+    /// Returns where the same bytes stand in a text that begins with those of `outer`.
+    pub(crate) fn within(self, outer: Self) -> Self {
+        Self { start: self.start.saturating_sub(outer.start), end: self.end.saturating_sub(outer.start) }
+    }
 }
 
 /// Offsets are kept in 32 bits: [`Scanner::new`] refuses longer texts, so nothing is cut here.
@@ -49,7 +59,7 @@ pub(crate) fn wide(offset: u32) -> usize {
 }
 
 /// A member of an object: its key with the quotes, and its value.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) key: Span,
     pub(crate) value: Span,
@@ -393,10 +403,17 @@ fn escaped_unicode(rest: &str) -> (char, usize) {
 
 /// Says whether a key, with its quotes, spells `name`.
 pub(crate) fn spells(raw_key: &str, name: &str) -> bool {
-    let Some(inner) = raw_key.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+    let [b'"', inner @ .., b'"'] = raw_key.as_bytes() else {
         return false;
     };
-    inner == name || (inner.len() > name.len() && decoded(raw_key).is_some_and(|key| key == name))
+    match (inner.first(), name.as_bytes().first()) {
+        // Most keys are told apart by how they begin.
+        (Some(begins), Some(wanted)) if begins != wanted && *begins != b'\\' => false,
+        _ => {
+            let may_be_escaped = inner.len() > name.len() && inner.contains(&b'\\');
+            inner == name.as_bytes() || may_be_escaped && decoded(raw_key).is_some_and(|key| key == name)
+        }
+    }
 }
 
 /// Returns the member named `key`; of several the last one counts, as in `JSON.parse`.
@@ -418,6 +435,12 @@ pub(crate) fn decoded_members<'a>(
 /// Returns the JSON string that stands for `text`, quotes included, escaped no more than needed.
 pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
+    push_quoted(&mut out, text);
+    out
+}
+
+/// Appends the JSON string that stands for `text`, as [`quoted`] returns it.
+pub(crate) fn push_quoted(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {
         match character {
@@ -440,7 +463,6 @@ pub fn quoted(text: &str) -> String {
         }
     }
     out.push('"');
-    out
 }
 
 /// How containers are spread over lines.
@@ -461,9 +483,18 @@ pub(crate) enum Layout<'a> {
 
 /// Lays a value out anew. Strings and numbers keep their spelling.
 pub(crate) fn laid_out(raw: &str, layout: Layout<'_>) -> String {
+    let mut out = String::with_capacity(raw.len() + raw.len() / 4);
+    push_laid_out(&mut out, raw, layout);
+    out
+}
+
+/// Appends a value laid out anew, as [`laid_out`] returns it.
+pub(crate) fn push_laid_out(out: &mut String, raw: &str, layout: Layout<'_>) {
+    if !raw.starts_with(['{', '[', ' ', '\n', '\r', '\t']) {
+        return out.push_str(raw.trim_ascii_end());
+    }
     let layout = if depth(raw) > DEEPEST_LAYOUT { Layout::Compact } else { layout };
     let bytes = raw.as_bytes();
-    let mut out = String::with_capacity(raw.len() + raw.len() / 4);
     let mut level = 0_usize;
     let mut at = 0;
     let break_line = |out: &mut String, level: usize| {
@@ -488,17 +519,17 @@ pub(crate) fn laid_out(raw: &str, layout: Layout<'_>) -> String {
                     at += 1;
                 } else {
                     level += 1;
-                    break_line(&mut out, level);
+                    break_line(out, level);
                 }
             }
             b'}' | b']' => {
                 level = level.saturating_sub(1);
-                break_line(&mut out, level);
+                break_line(out, level);
                 out.push(char::from(byte));
             }
             b',' => {
                 out.push(',');
-                break_line(&mut out, level);
+                break_line(out, level);
             }
             b':' => out.push_str(if layout == Layout::Compact { ":" } else { ": " }),
             b'"' => {
@@ -512,7 +543,6 @@ pub(crate) fn laid_out(raw: &str, layout: Layout<'_>) -> String {
             }
         }
     }
-    out
 }
 
 /// Returns the offset behind the closing quote of a string whose inside starts at `at`.

@@ -50,6 +50,11 @@ impl<'a> MissionView<'a> {
         json::decoded(self.field(key)?)
     }
 
+    /// Says whether this is the mission's id.
+    pub fn has_id(&self, id: &str) -> bool {
+        self.string("id").is_some_and(|own| own == id)
+    }
+
     /// Returns a field that is `true` or `false`.
     pub fn boolean(&self, key: &str) -> Option<bool> {
         match self.field(key)? {
@@ -76,5 +81,57 @@ impl<'a> MissionView<'a> {
 
     pub(crate) fn members(&self) -> &'a [Member] {
         self.members
+    }
+
+    /// Takes the mission out of its document.
+    pub fn to_text(self) -> MissionText {
+        let member = |member: &Member| Member {
+            key: member.key.within(self.span),
+            value: member.value.within(self.span),
+        };
+        MissionText {
+            text: self.raw().to_owned(),
+            index: self.index,
+            members: self.members.iter().map(member).collect(),
+        }
+    }
+}
+
+/// A mission that was taken out of its document, to be kept without it: nobody has to find its members again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MissionText {
+    text: String,
+    index: usize,
+    members: Vec<Member>,
+}
+
+impl fmt::Debug for MissionText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MissionText").field(&self.view()).finish()
+    }
+}
+
+impl MissionText {
+    /// Returns the mission, with the place that it had in its document.
+    pub fn view(&self) -> MissionView<'_> {
+        MissionView::new(&self.text, self.index, Span::whole(&self.text), &self.members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::session::document::Document;
+
+    #[test]
+    fn a_mission_taken_out_reads_as_it_did_in_its_document() {
+        let text = r#"{"missions":[7, {"id" : "m", "é": [1.10], "id": "n"}]}"#;
+        let document = Document::parse(text).unwrap();
+        for there in document.missions() {
+            let taken = there.to_text();
+            let here = taken.view();
+            assert_eq!((here.raw(), here.index()), (there.raw(), there.index()));
+            assert!(here.fields().eq(there.fields()));
+            assert_eq!(here.string("id"), there.string("id"));
+        }
     }
 }

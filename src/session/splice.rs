@@ -158,7 +158,20 @@ fn patch_object<'a>(
 ) {
     let neighbour = Neighbour::of_member(text, object, members, style);
     let layout = neighbour.as_ref().map_or(style.layout(style.unit), |neighbour| neighbour.layout);
-    let mut added = Vec::new();
+    let (gap, colon) = match &neighbour {
+        Some(neighbour) => (Cow::Borrowed(neighbour.gap), neighbour.colon),
+        None if style.lines => (Cow::Owned(format!("{}{}", style.newline, style.unit)), ": "),
+        None => (Cow::Borrowed(""), ":"),
+    };
+    let mut kept = members.len();
+    if !patch.remove.is_empty() {
+        let removed: Vec<bool> = members.iter().map(|member| is_removed(text, member, patch)).collect();
+        kept = removed.iter().filter(|gone| !**gone).count();
+        if kept < members.len() {
+            remove_members(object, members, &removed, splices);
+        }
+    }
+    let mut new = String::new();
     for (key, raw) in &patch.set {
         let raw = checked(raw);
         match last_named(text, members, key) {
@@ -168,31 +181,23 @@ fn patch_object<'a>(
                 end: member.value.end(),
                 text: json::laid_out(&raw, layout),
             }),
-            None => added.push((json::quoted(key), json::laid_out(&raw, layout))),
+            None => {
+                if new.is_empty() {
+                    // Room for the others as well, if they are about as long.
+                    new.reserve(patch.set.len() * (gap.len() + key.len() + raw.len() + 8));
+                }
+                if kept > 0 || !new.is_empty() {
+                    new.push(',');
+                }
+                new.push_str(&gap);
+                json::push_quoted(&mut new, key);
+                new.push_str(colon);
+                json::push_laid_out(&mut new, &raw, layout);
+            }
         }
     }
-    let removed: Vec<bool> = members.iter().map(|member| is_removed(text, member, patch)).collect();
-    let kept = removed.iter().filter(|gone| !**gone).count();
-    if kept < members.len() {
-        remove_members(object, members, &removed, splices);
-    }
-    if added.is_empty() {
+    if new.is_empty() {
         return;
-    }
-    let (gap, colon) = match &neighbour {
-        Some(neighbour) => (Cow::Borrowed(neighbour.gap), neighbour.colon),
-        None if style.lines => (Cow::Owned(format!("{}{}", style.newline, style.unit)), ": "),
-        None => (Cow::Borrowed(""), ":"),
-    };
-    let mut new = String::new();
-    for (place, (key, value)) in added.iter().enumerate() {
-        if kept > 0 || place > 0 {
-            new.push(',');
-        }
-        new.push_str(&gap);
-        new.push_str(key);
-        new.push_str(colon);
-        new.push_str(value);
     }
     let at = match members.last() {
         Some(last) if kept > 0 => last.value.end(),
