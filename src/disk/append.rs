@@ -3,6 +3,7 @@
 //! A line, or several that belong together, goes out in one `write` in append mode, so lines of different writers do
 //! not mix. A line that a killed writer left unfinished is closed off by whoever comes next; readers skip it.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -42,21 +43,28 @@ impl LineFile {
     /// # Errors
     /// What the file system says. Part of the text may be in the file then; the next append closes it off.
     pub fn append<'l>(&mut self, lines: impl IntoIterator<Item = &'l str>) -> io::Result<()> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         for line in lines {
-            text.push_str(line);
-            text.push('\n');
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
         }
-        if text.is_empty() {
+        self.append_whole(&text)
+    }
+
+    /// Appends lines that have their newlines already, as [`LineFile::append`] does.
+    ///
+    /// # Errors
+    /// As for [`LineFile::append`].
+    pub fn append_whole(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
             return Ok(());
         }
         let policy = self.policy;
         let (open, size) = self.current()?;
         // When nobody else has appended, the last line is ours and whole.
-        if open.ended_at.take() != Some(size) && !ends_a_line(&open.file, size)? {
-            text.insert(0, '\n');
-        }
-        open.file.write_all(text.as_bytes())?;
+        let is_torn = open.ended_at.take() != Some(size) && !ends_a_line(&open.file, size)?;
+        let text = if is_torn { Cow::Owned([b"\n", lines].concat()) } else { Cow::Borrowed(lines) };
+        open.file.write_all(&text)?;
         open.ended_at = u64::try_from(text.len()).ok().map(|length| size + length);
         if policy == FsyncPolicy::Always { open.file.sync_data() } else { Ok(()) }
     }

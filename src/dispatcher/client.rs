@@ -3,11 +3,12 @@
 use super::machine::{Asked, Outcome};
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
-use crate::net::http::{Answer, Failure, Http, under};
+use crate::net::http::{self, Answer, Failure, Http, under};
 use crate::protocol::executor_v1::{DispatchAnswer, ExecutorList, MissionStatus};
 use crate::protocol::problem::{BUSY, Problem};
 use crate::protocol::route::{self, OperatorCommand};
 use crate::session::messages::{Dispatch, Steered, Wish};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, Url};
 
 /// Speaks to one registry.
@@ -18,6 +19,15 @@ pub struct Client {
     /// Parsed once: a backlog has thousands of requests. None when it is no URL, which every request says then.
     parsed: Option<Url>,
     operator: Option<Token>,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub enum Address {
+    /// Below a base that is a URL.
+    Parsed(Url),
+    /// Below one that is none, which sending says.
+    AsGiven(String),
 }
 
 /// How a command or a question ended without an answer.
@@ -35,15 +45,22 @@ impl Client {
         Self { http, base, parsed, operator }
     }
 
-    /// Returns the whole address of a dispatch into `session`.
-    pub fn dispatch_url(&self, session: &str) -> String {
-        route::join(&self.base, &route::dispatch(session))
+    /// Returns where dispatches into `session` go.
+    pub fn dispatch_address(&self, session: &str) -> Address {
+        self.address(&route::dispatch(session))
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = match &self.parsed {
-            Some(base) => self.http.request(method, under(base, path)),
-            None => self.http.request(method, route::join(&self.base, path)),
+    fn address(&self, path: &str) -> Address {
+        match &self.parsed {
+            Some(base) => Address::Parsed(under(base, path)),
+            None => Address::AsGiven(route::join(&self.base, path)),
+        }
+    }
+
+    fn request(&self, method: Method, address: Address) -> reqwest::RequestBuilder {
+        let request = match address {
+            Address::Parsed(url) => self.http.request(method, url),
+            Address::AsGiven(text) => self.http.request(method, text),
         };
         match &self.operator {
             Some(token) => request.bearer_auth(token.reveal()),
@@ -53,30 +70,28 @@ impl Client {
 
     async fn post(&self, path: &str, body: String) -> Result<Answer, Failure> {
         self.http
-            .send(self.request(Method::POST, path).header("content-type", "application/json").body(body))
+            .send(self.request(Method::POST, self.address(path)).header(CONTENT_TYPE, http::JSON).body(body))
             .await
     }
 
     async fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.http.send(self.request(Method::GET, path)).await
+        self.http.send(self.request(Method::GET, self.address(path))).await
     }
 
-    /// Sends one dispatch with `body`.
+    /// Sends one dispatch with `body` to `address`.
     ///
     /// # Cancel safety
     /// Dropping it leaves open whether the registry has the mission.
-    pub async fn dispatch(&self, dispatch: &Dispatch, body: String) -> Outcome {
-        let path = route::dispatch(&dispatch.wire_session);
+    pub async fn dispatch(&self, address: Address, dispatch: &Dispatch, body: String) -> Outcome {
         let request = self
-            .request(Method::POST, &path)
-            .header("content-type", "application/json")
-            .header("idempotency-key", &*route::visible(&dispatch.idempotency_key))
+            .request(Method::POST, address)
+            .header(CONTENT_TYPE, http::JSON)
+            .header(http::IDEMPOTENCY_KEY, &*route::visible(&dispatch.idempotency_key))
             .body(body);
         match self.http.send(request).await {
             Ok(answer) if answer.is_success() => {
                 let read = DispatchAnswer::read(&answer.body);
-                let executor = read.executor_id.map(|id| id.as_str().to_owned());
-                Outcome::Accepted { executor, estimated_start: read.estimated_start }
+                Outcome::Accepted { executor: read.executor_id, estimated_start: read.estimated_start }
             }
             Ok(answer) => {
                 let problem = Problem::read(answer.status, &answer.body);
@@ -106,9 +121,7 @@ impl Client {
                     Ok(status) if is_earlier_run(&status) || status.never_began == Some(true) => {
                         Asked::NotKnown
                     }
-                    Ok(status) => {
-                        Asked::Known { executor: status.executor_id.map(|id| id.as_str().to_owned()) }
-                    }
+                    Ok(status) => Asked::Known { executor: status.executor_id },
                     Err(_other_shape) => Asked::NoAnswer { status: answer.status },
                 }
             }

@@ -33,7 +33,7 @@ use super::queue::Queue;
 use super::reachability::Reachability;
 use super::verdict::{Verdict, judge};
 use super::{Config, OnUnreachable};
-use crate::domain::id::SessionId;
+use crate::domain::id::{ExecutorId, SessionId};
 use crate::domain::mission::{FailureReason, Priority};
 use crate::domain::time::{Now, Timestamp};
 use crate::session::messages::{Dispatch, MissionKey, Offer, Order};
@@ -62,7 +62,7 @@ pub enum Outcome {
     /// 2xx.
     Accepted {
         /// The executor, when the answer named one.
-        executor: Option<String>,
+        executor: Option<ExecutorId>,
         /// The answer's estimate.
         estimated_start: Option<String>,
     },
@@ -95,7 +95,7 @@ pub enum Asked {
     /// It knows the mission.
     Known {
         /// Its executor, if it has one.
-        executor: Option<String>,
+        executor: Option<ExecutorId>,
     },
     /// It does not.
     NotKnown,
@@ -755,8 +755,10 @@ fn seed_of(key: &MissionKey) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::id::MissionId;
+    use crate::session::document::Document;
     use proptest::prelude::*;
     use std::collections::HashSet;
+    use std::sync::Arc;
 
     fn key(n: usize) -> MissionKey {
         MissionKey {
@@ -773,8 +775,8 @@ mod tests {
 
     fn dispatch(attempt: u32) -> Dispatch {
         Dispatch {
-            wire_session: "s".to_owned(),
-            mission: "{}".to_owned(),
+            wire_session: Arc::from("s"),
+            mission: Document::parse(r#"{"missions":[{}]}"#).unwrap().mission_at(0).unwrap().to_text(),
             idempotency_key: "k".to_owned(),
             run: 1,
             attempt,

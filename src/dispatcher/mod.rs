@@ -9,6 +9,7 @@
 //! ```
 
 pub mod client;
+pub mod courier;
 pub mod crowd;
 pub mod machine;
 pub mod payload;

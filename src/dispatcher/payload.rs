@@ -3,13 +3,11 @@
 //! The values travel as the text they have in the file: a number of thirty digits in the metadata arrives with all of
 //! them.
 
-use crate::domain::capability::Capability;
 use crate::domain::id::{ExecutorId, MissionId};
-use crate::protocol::executor_v1::{DEFAULT_COMPLETION, DispatchRequest, ExecutorFilter, PayloadForm};
+use crate::protocol::executor_v1::{DEFAULT_COMPLETION, DispatchBody, PayloadForm};
 use crate::protocol::field::{FieldError, Fields};
-use crate::session::document::Document;
-use crate::session::json::quoted;
 use crate::session::mission_view::MissionView;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -37,24 +35,6 @@ impl Payload {
         Self { form: PayloadForm::V1, names_agent: false, ..self.clone() }
     }
 
-    /// Returns the body for a mission given as the text it has in the file.
-    ///
-    /// # Errors
-    /// [`FieldError`] names the field of the file that cannot be sent.
-    pub fn body_of_text(
-        &self,
-        wire_session: &str,
-        id: &MissionId,
-        mission: &str,
-    ) -> Result<String, FieldError> {
-        let document = Document::parse(format!("{{\"missions\":[{mission}]}}"))
-            .map_err(|error| FieldError::new("mission", error.to_string()))?;
-        match document.mission_at(0) {
-            Some(view) => self.body(wire_session, id, &view),
-            None => Err(FieldError::new("mission", "is missing")),
-        }
-    }
-
     /// Returns the body for `mission` of the session whose id on the wire is `wire_session`.
     ///
     /// # Errors
@@ -66,74 +46,84 @@ impl Payload {
         mission: &MissionView<'_>,
     ) -> Result<String, FieldError> {
         let text = |key: &str| mission.string(key).filter(|text| !text.trim().is_empty());
-        let executor = text("targetExecutorId").map(|id| {
-            ExecutorId::new(&*id).map_err(|error| FieldError::new("targetExecutorId", error.to_string()))
-        });
+        let executor = text("targetExecutorId")
+            .map(|id| ExecutorId::new(&*id))
+            .transpose()
+            .map_err(|error| FieldError::new("targetExecutorId", error.to_string()))?;
         let agent = text("targetAgentId").or_else(|| text("targetAgent")).filter(|_| self.names_agent);
-        let capabilities: Option<Vec<String>> = match mission.field("requiredCapabilities") {
-            None | Some("null") => None,
-            Some(raw) => Some(serde_json::from_str(raw).map_err(|_shape| {
+        let capabilities: Vec<String> = match mission.field("requiredCapabilities") {
+            None | Some("null") => Vec::new(),
+            Some(raw) => serde_json::from_str(raw).map_err(|_shape| {
                 FieldError::new("requiredCapabilities", "is not an array of strings; write [\"hitl\", …]")
-            })?),
+            })?,
         };
-        let completion = text("completion").or(match self.form {
-            PayloadForm::V1 => Some(Cow::Borrowed(self.default_completion.as_str())),
+        let completion = text("completion");
+        let otherwise = match self.form {
+            PayloadForm::V1 => Some(self.default_completion.as_str()),
             PayloadForm::Legacy => None,
-        });
-        let request = DispatchRequest {
-            mission_id: id.clone(),
-            objective: mission.string("objective").unwrap_or_default().into_owned(),
-            completion: completion.map(Cow::into_owned),
-            long_running: mission.boolean("longRunning").unwrap_or(false),
-            executor_filter: ExecutorFilter {
-                executor_id: executor.transpose()?,
-                capabilities: capabilities.unwrap_or_default().into_iter().map(Capability::opaque).collect(),
-                agent_id: agent.map(Cow::into_owned),
-            },
-            a2a_instance_id: None,
-            metadata: Some(metadata(wire_session, mission)?),
-            other: Vec::new(),
         };
-        Ok(request.encode(self.form))
+        let body = DispatchBody {
+            mission_id: id,
+            objective: &mission.string("objective").unwrap_or_default(),
+            completion: completion.as_deref().or(otherwise),
+            long_running: mission.boolean("longRunning").unwrap_or(false),
+            executor_id: executor.as_ref(),
+            capabilities: capabilities.iter().map(String::as_str).collect(),
+            agent_id: agent.as_deref(),
+            a2a_instance_id: None,
+            metadata: Metadata::of(wire_session, mission)?,
+        };
+        Ok(body.encode(self.form))
     }
 }
 
 /// `{mc_session_id, mode, priority}`, overlaid with the mission's own `metadata`.
-fn metadata(wire_session: &str, mission: &MissionView<'_>) -> Result<Box<RawValue>, FieldError> {
-    let own = match mission.field("metadata") {
-        None | Some("null") => Vec::new(),
-        Some(raw) => Fields::parse(raw, "metadata.")
-            .map_err(|error| FieldError::new("metadata", error.to_string()))?
-            .others(&[]),
-    };
-    let said =
-        |key: &str, otherwise: &str| mission.string(key).map_or_else(|| quoted(otherwise), |it| quoted(&it));
-    let base = [
-        ("mc_session_id", quoted(wire_session)),
-        ("mode", said("mode", "direct")),
-        ("priority", said("priority", "normal")),
-    ];
-    let theirs = |name: &str| own.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
-    let mut text = String::with_capacity(256);
-    for (key, ours) in &base {
-        let raw = theirs(key).unwrap_or(ours);
-        text.extend([if text.is_empty() { "{" } else { "," }, &quoted(key), ":", raw]);
+struct Metadata<'a> {
+    ours: [(&'static str, Cow<'a, str>); 3],
+    theirs: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Metadata<'a> {
+    fn of(wire_session: &'a str, mission: &MissionView<'a>) -> Result<Self, FieldError> {
+        let theirs = match mission.field("metadata") {
+            None | Some("null") => Vec::new(),
+            Some(raw) => Fields::parse(raw, "metadata.")
+                .map_err(|error| FieldError::new("metadata", error.to_string()))?
+                .into_unique(),
+        };
+        let said =
+            |key: &str, otherwise: &'static str| mission.string(key).unwrap_or(Cow::Borrowed(otherwise));
+        let ours = [
+            ("mc_session_id", Cow::Borrowed(wire_session)),
+            ("mode", said("mode", "direct")),
+            ("priority", said("priority", "normal")),
+        ];
+        Ok(Self { ours, theirs })
     }
-    for (at, (key, _)) in own.iter().enumerate() {
-        let is_told =
-            base.iter().any(|(name, _)| name == key) || own[..at].iter().any(|(name, _)| name == key);
-        if let Some(raw) = theirs(key).filter(|_| !is_told) {
-            text.extend([",", &quoted(key), ":", raw]);
+}
+
+impl Serialize for Metadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (key, ours) in &self.ours {
+            match self.theirs.iter().find(|(name, _)| name == key) {
+                Some((_, raw)) => map.serialize_entry(key, raw)?,
+                None => map.serialize_entry(key, ours)?,
+            }
         }
+        for (key, raw) in &self.theirs {
+            if self.ours.iter().all(|(name, _)| name != key) {
+                map.serialize_entry(key, raw)?;
+            }
+        }
+        map.end()
     }
-    text.push('}');
-    RawValue::from_string(text)
-        .map_err(|error| FieldError::new("metadata", format!("cannot be sent: {error}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::document::Document;
     use serde_json::{Value, json};
 
     fn body(form: PayloadForm, mission: &str) -> Value {

@@ -4,20 +4,20 @@
 //! cannot block one another. The list is bounded by the missions that are claimed or sent: twice the number of slots.
 
 use super::Config;
-use super::client::{Client, Unreached};
+use super::client::{Address, Client, Unreached};
+use super::courier::{Courier, Errand};
 use super::machine::{Asked, Delay, Effect, Machine, Outcome};
 use super::payload::Payload;
+use crate::domain::id::ExecutorId;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Now, Timestamp};
-use crate::protocol::executor_v1::{ExecutorList, MissionStatus};
+use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks::Tasks;
 use crate::session::messages::{Dispatch, MissionKey, News, Order, Steered, Wish};
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,8 @@ pub struct Channels {
 }
 
 enum Done {
-    Dispatched(MissionKey, Outcome),
+    /// By which courier.
+    Dispatched(usize, MissionKey, Outcome),
     Asked(MissionKey, Asked),
     Probed(Result<(), Unreached>),
     Known(MissionKey, Box<MissionStatus>),
@@ -68,11 +69,13 @@ enum Done {
 struct Worker {
     machine: Machine,
     client: Arc<Client>,
-    payload: Arc<Payload>,
-    /// For a registry that knows no agents.
-    without_agent: Arc<Payload>,
-    /// The registry refused a dispatch for naming an agent.
-    knows_no_agents: Arc<AtomicBool>,
+    courier: Courier,
+    /// Tasks that send, as many as were ever needed at once: at most as many as there are slots.
+    couriers: Vec<mpsc::Sender<Errand>>,
+    /// Those of them that have nothing to do.
+    idle_couriers: Vec<usize>,
+    /// Where the last request went: its session's id on the wire, and the address.
+    last_address: Option<(Arc<str>, Address)>,
     tasks: Tasks,
     shutdown: Shutdown,
     done: mpsc::Sender<Done>,
@@ -98,12 +101,14 @@ pub async fn run(
     let Channels { mut news, orders, report } = channels;
     let drain_timeout = config.drain_timeout;
     let (done, mut finished) = mpsc::channel(config.max_in_flight.max(1) * 2);
+    let client = Arc::new(client);
     let mut worker = Worker {
         machine: Machine::new(config, seed),
-        client: Arc::new(client),
-        without_agent: Arc::new(payload.without_agent()),
-        payload: Arc::new(payload),
-        knows_no_agents: Arc::default(),
+        courier: Courier::new(Arc::clone(&client), payload),
+        client,
+        couriers: Vec::new(),
+        idle_couriers: Vec::new(),
+        last_address: None,
         tasks: Tasks::new(shutdown.clone()),
         shutdown: shutdown.clone(),
         done,
@@ -192,7 +197,10 @@ impl Worker {
 
     fn finish(&mut self, done: Done, now: Now) {
         let effects = match done {
-            Done::Dispatched(key, outcome) => self.machine.on_outcome(key, outcome, now),
+            Done::Dispatched(courier, key, outcome) => {
+                self.idle_couriers.push(courier);
+                self.machine.on_outcome(key, outcome, now)
+            }
             Done::Asked(key, asked) => self.machine.on_asked(key, asked, now),
             Done::Probed(result) => {
                 self.machine.on_probed(result.err().map(|unreached| unreached.cause), now)
@@ -219,7 +227,7 @@ impl Worker {
                             self.accepted += 1;
                             tracing::info!(
                                 session.id = %key.session, mission.id = %key.mission,
-                                executor.id = executor.as_deref().unwrap_or("unknown"), "mission assigned"
+                                executor.id = executor.as_ref().map_or("unknown", ExecutorId::as_str), "mission assigned"
                             );
                         }
                         Order::Failed { key, reason, message, .. } => {
@@ -265,32 +273,43 @@ impl Worker {
         }
     }
 
-    fn send(&self, key: MissionKey, dispatch: Dispatch) {
-        let (client, done) = (Arc::clone(&self.client), self.done.clone());
-        let (usual, strict) = (Arc::clone(&self.payload), Arc::clone(&self.without_agent));
-        let knows_no_agents = Arc::clone(&self.knows_no_agents);
-        self.tasks.spawn("dispatch", async move {
-            let payload = if knows_no_agents.load(Ordering::Relaxed) { &strict } else { &usual };
-            let mut outcome = attempt(&client, payload, &key, &dispatch).await;
-            if let Outcome::Refused { status: 400, message, .. } = &outcome
-                && message.contains("agent_id")
-                && payload.names_agent
-            {
-                if !knows_no_agents.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        session.id = %key.session, mission.id = %key.mission, error = message,
-                        "the registry refuses to be told which agent is meant; from now on missions are sent without"
-                    );
-                }
-                outcome = attempt(&client, &strict, &key, &dispatch).await;
+    fn send(&mut self, key: MissionKey, dispatch: Dispatch) {
+        let number = self.idle_couriers.pop().unwrap_or_else(|| self.hire_courier());
+        let address = self.address_of(&dispatch.wire_session);
+        let errand = Errand { key, dispatch, address };
+        let takes_it = |courier: &mpsc::Sender<Errand>| courier.try_send(errand).is_ok();
+        if !self.couriers.get(number).is_some_and(takes_it) {
+            // Only one that panicked takes no errand, and then the bridge is ending.
+            tracing::error!("a request could not be sent; the next start asks the registry about it");
+        }
+    }
+
+    /// Most requests go where the one before went.
+    fn address_of(&mut self, wire_session: &Arc<str>) -> Address {
+        match &self.last_address {
+            Some((session, address)) if session == wire_session => address.clone(),
+            Some(_) | None => {
+                let address = self.client.dispatch_address(wire_session);
+                self.last_address = Some((Arc::clone(wire_session), address.clone()));
+                address
             }
-            if let Outcome::Refused { status: 503, busy: false, message, .. } = &mut outcome
-                && let Ok(list) = client.executors().await
-            {
-                write!(message, " ({})", explain(&list, &dispatch.mission)).ok();
+        }
+    }
+
+    /// A courier lives as long as the dispatcher: a task for every request would be some kilobytes of memory, made and
+    /// given back thousands of times a second.
+    fn hire_courier(&mut self) -> usize {
+        let number = self.couriers.len();
+        let (errands, mut inbox) = mpsc::channel::<Errand>(1);
+        let (courier, done) = (self.courier.clone(), self.done.clone());
+        self.tasks.spawn("courier", async move {
+            while let Some(errand) = inbox.recv().await {
+                let (key, outcome) = courier.deliver(errand).await;
+                report_to(&done, Done::Dispatched(number, key, outcome)).await;
             }
-            report_to(&done, Done::Dispatched(key, outcome)).await;
         });
+        self.couriers.push(errands);
+        number
     }
 
     /// A wish is passed on until the registry has an opinion of it, or somebody wishes otherwise.
@@ -354,34 +373,8 @@ impl Worker {
     }
 }
 
-async fn attempt(client: &Client, payload: &Payload, key: &MissionKey, dispatch: &Dispatch) -> Outcome {
-    match payload.body_of_text(&dispatch.wire_session, &key.mission, &dispatch.mission) {
-        Ok(body) => client.dispatch(dispatch, body).await,
-        // What every server would answer, without troubling one.
-        Err(error) => {
-            Outcome::Refused { status: 400, retry_after: None, busy: false, message: error.to_string() }
-        }
-    }
-}
-
 async fn report_to(done: &mpsc::Sender<Done>, what: Done) {
     if done.send(what).await.is_err() {
         tracing::debug!("an answer came after the end; the journal knows that its request was open");
     }
-}
-
-/// Counts who could have taken the mission, for the sentence that people read.
-fn explain(list: &ExecutorList, mission: &str) -> String {
-    let asked: Vec<String> = serde_json::from_str::<serde_json::Value>(mission)
-        .ok()
-        .and_then(|mission| serde_json::from_value(mission.get("requiredCapabilities")?.clone()).ok())
-        .unwrap_or_default();
-    let registered = list.executors.len();
-    let connected = list.executors.iter().filter(|e| e.connected).count();
-    let mut text = format!("{registered} registered, {connected} connected");
-    for capability in asked {
-        let having = list.executors.iter().filter(|e| e.capabilities.contains(&capability)).count();
-        write!(text, ", {having} with {capability}").ok();
-    }
-    text
 }

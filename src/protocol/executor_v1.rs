@@ -280,37 +280,81 @@ impl DispatchRequest {
         Ok(request)
     }
 
-    /// Writes the body. In the strict form an absent `completion` becomes [`DEFAULT_COMPLETION`].
+    /// Writes the body, as [`DispatchBody::encode`] does.
     pub fn encode(&self, form: PayloadForm) -> String {
-        let capabilities: Vec<&str> =
-            self.executor_filter.capabilities.iter().map(Capability::as_str).collect();
-        let agent_id = self.executor_filter.agent_id.as_deref();
-        let wire = DispatchWire {
+        let filter = &self.executor_filter;
+        DispatchBody {
             mission_id: &self.mission_id,
             objective: &self.objective,
+            completion: self.completion.as_deref(),
+            long_running: self.long_running,
+            executor_id: filter.executor_id.as_ref(),
+            capabilities: filter.capabilities.iter().map(Capability::as_str).collect(),
+            agent_id: filter.agent_id.as_deref(),
+            a2a_instance_id: self.a2a_instance_id.as_deref(),
+            metadata: self.metadata.as_deref().or(serde_json::from_str("{}").ok()),
+        }
+        .encode(form)
+    }
+}
+
+/// What a dispatch is written from, wherever its parts lie.
+#[derive(Debug, Clone)]
+pub struct DispatchBody<'a, M> {
+    /// The mission.
+    pub mission_id: &'a MissionId,
+    /// What is to be done; not empty.
+    pub objective: &'a str,
+    /// When it is done.
+    pub completion: Option<&'a str>,
+    /// Asks for an executor that survives restarts.
+    pub long_running: bool,
+    /// Only this executor.
+    pub executor_id: Option<&'a ExecutorId>,
+    /// Only executors that have all of these.
+    pub capabilities: Vec<&'a str>,
+    /// Which agent of the executor.
+    pub agent_id: Option<&'a str>,
+    /// Its instance in an A2A network.
+    pub a2a_instance_id: Option<&'a str>,
+    /// Passed through untouched; becomes an object.
+    pub metadata: M,
+}
+
+impl<M: Serialize> DispatchBody<'_, M> {
+    /// Writes the body. In the strict form an absent `completion` becomes [`DEFAULT_COMPLETION`].
+    pub fn encode(&self, form: PayloadForm) -> String {
+        /// What the keys and a handful of short values take.
+        const FRAME: usize = 512;
+        let wire = DispatchWire {
+            mission_id: self.mission_id,
+            objective: self.objective,
             completion: match form {
-                PayloadForm::V1 => Some(self.completion.as_deref().unwrap_or(DEFAULT_COMPLETION)),
-                PayloadForm::Legacy => self.completion.as_deref(),
+                PayloadForm::V1 => Some(self.completion.unwrap_or(DEFAULT_COMPLETION)),
+                PayloadForm::Legacy => self.completion,
             },
             long_running: self.long_running,
             executor_filter: FilterWire {
-                executor_id: self.executor_filter.executor_id.as_ref(),
-                capabilities,
+                executor_id: self.executor_id,
+                capabilities: &self.capabilities,
                 agent_id: match form {
-                    PayloadForm::V1 => agent_id.map(Value::from),
-                    PayloadForm::Legacy => Some(Value::from(agent_id)),
+                    PayloadForm::V1 => self.agent_id.map(Value::from),
+                    PayloadForm::Legacy => Some(Value::from(self.agent_id)),
                 },
             },
-            a2a_instance_id: self.a2a_instance_id.as_deref(),
-            metadata: self.metadata.as_deref().or(serde_json::from_str("{}").ok()),
+            a2a_instance_id: self.a2a_instance_id,
+            metadata: &self.metadata,
         };
-        // Strings, flags and valid raw JSON always serialise.
-        serde_json::to_string(&wire).unwrap_or_else(|_impossible| "{}".to_owned())
+        let mut body = Vec::with_capacity(FRAME + self.objective.len());
+        // Strings, flags and valid raw JSON always serialise, and to UTF-8.
+        let written =
+            serde_json::to_writer(&mut body, &wire).ok().and_then(|()| String::from_utf8(body).ok());
+        written.unwrap_or_else(|| "{}".to_owned())
     }
 }
 
 #[derive(Serialize)]
-struct DispatchWire<'a> {
+struct DispatchWire<'a, M> {
     mission_id: &'a MissionId,
     objective: &'a str,
     completion: Option<&'a str>,
@@ -318,13 +362,13 @@ struct DispatchWire<'a> {
     executor_filter: FilterWire<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     a2a_instance_id: Option<&'a str>,
-    metadata: Option<&'a RawValue>,
+    metadata: &'a M,
 }
 
 #[derive(Serialize)]
 struct FilterWire<'a> {
     executor_id: Option<&'a ExecutorId>,
-    capabilities: Vec<&'a str>,
+    capabilities: &'a [&'a str],
     /// A null is written, `None` is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_id: Option<Value>,

@@ -6,6 +6,7 @@
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 /// What is wrong, and in which field (`body` for the whole).
@@ -132,6 +133,22 @@ impl<'a> Fields<'a> {
             Some(raw) => Fields::parse(raw.get(), prefix),
             None => Ok(Fields { prefix, members: Vec::new() }),
         }
+    }
+
+    /// Returns every member once, also those that are null: of keys that come twice the last value, in the place of the
+    /// first.
+    pub fn into_unique(self) -> Vec<(Cow<'a, str>, &'a RawValue)> {
+        let mut places: HashMap<Cow<'a, str>, usize> = HashMap::with_capacity(self.members.len());
+        let mut unique: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::with_capacity(self.members.len());
+        for (key, value) in self.members {
+            if let Some((_, earlier)) = places.get(&key).and_then(|&place| unique.get_mut(place)) {
+                *earlier = value;
+            } else {
+                places.insert(key.clone(), unique.len());
+                unique.push((key, value));
+            }
+        }
+        unique
     }
 
     /// Returns every member that is not among `known`, for keeping.

@@ -19,7 +19,7 @@
 //!
 //! Other programs append to the same file. Lines that are not ours, and torn ones, are passed over.
 
-use crate::domain::id::MissionId;
+use crate::domain::id::{ExecutorId, MissionId};
 use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::FailureReason;
 use crate::domain::time::Timestamp;
@@ -66,7 +66,7 @@ pub enum Line {
         /// Which mission.
         mission_id: MissionId,
         /// The executor, when the answer named one.
-        executor_id: Option<String>,
+        executor_id: Option<ExecutorId>,
         /// The answer's estimate.
         estimated_start: Option<String>,
     },

@@ -37,15 +37,13 @@ impl Journal {
         Self { file: LineFile::new(path, policy) }
     }
 
-    /// Appends whole lines with one write. Those that are to be `durable` are on disk on return, unless the policy is
+    /// Appends whole lines, given with their newlines, with one write. Those that are to be `durable` are on disk on return, unless the policy is
     /// `Never`.
     ///
     /// # Errors
     /// What the file system says; a torn line is healed by the next append.
     pub fn append(&mut self, lines: &[u8], durable: bool) -> io::Result<()> {
-        let text =
-            std::str::from_utf8(lines).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        self.file.append(text.lines())?;
+        self.file.append_whole(lines)?;
         if durable { self.file.sync() } else { Ok(()) }
     }
 }
@@ -74,9 +72,11 @@ pub fn rotate(path: &Path, ledger: &Ledger, at: Timestamp, policy: FsyncPolicy) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::MissionId;
+    use crate::domain::id::{ExecutorId, MissionId};
     use crate::domain::lifecycle::MissionState;
     use crate::session::ledger::Phase;
+
+    const EXECUTOR: &str = "0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11";
 
     fn id(text: &str) -> MissionId {
         MissionId::new(text).unwrap()
@@ -93,7 +93,7 @@ mod tests {
             Line::Dispatching { ts, mission_id: id(mission), key: mission.to_owned(), run: 1, attempt: 1 }
                 .write(&mut lines);
         }
-        let executor_id = Some("e".to_owned());
+        let executor_id = Some(ExecutorId::new(EXECUTOR).unwrap());
         Line::Assigned { ts, mission_id: id("m-2"), executor_id, estimated_start: None }.write(&mut lines);
         Line::Unsent { ts, mission_id: id("m-3") }.write(&mut lines);
         let mut journal = Journal::new(&path, FsyncPolicy::Batch);
@@ -103,7 +103,7 @@ mod tests {
         let ledger = read(&path).unwrap();
         assert_eq!(ledger.get("m-1").unwrap().phase, Phase::Claimed);
         assert_eq!(ledger.get("m-2").unwrap().state, MissionState::Assigned);
-        assert_eq!(ledger.get("m-2").unwrap().field("executorId"), Some("\"e\""));
+        assert_eq!(ledger.get("m-2").unwrap().field("executorId"), Some(format!("\"{EXECUTOR}\"").as_str()));
         let unsent = ledger.get("m-3").unwrap();
         assert_eq!((unsent.phase, unsent.attempts), (Phase::Waiting, 0));
     }

@@ -3,10 +3,12 @@
 //! The two stages do not know one another. The folder's side owns every `session.json` and says what waits in it; the
 //! dispatcher owns the requests and says what became of them.
 
-use crate::domain::id::{MissionId, SessionId};
+use crate::domain::id::{ExecutorId, MissionId, SessionId};
 use crate::domain::mission::{FailureReason, Priority};
 use crate::domain::time::Timestamp;
 use crate::protocol::executor_v1::MissionStatus;
+use crate::session::mission_view::MissionText;
+use std::sync::Arc;
 
 /// One mission of one session; mission ids alone are unique only by convention.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,9 +36,9 @@ pub struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatch {
     /// The session's id on the wire, which may differ from its directory.
-    pub wire_session: String,
-    /// The mission as it lies in the file: a JSON object.
-    pub mission: String,
+    pub wire_session: Arc<str>,
+    /// The mission as it lies in the file.
+    pub mission: MissionText,
     /// The idempotency key.
     pub idempotency_key: String,
     /// Which life of the mission this is, from 1.
@@ -136,7 +138,7 @@ pub enum Order {
         /// Which life of the mission the request was for.
         run: u32,
         /// The executor, when the answer named one.
-        executor: Option<String>,
+        executor: Option<ExecutorId>,
         /// The answer's estimate, when it had one.
         estimated_start: Option<String>,
         /// When the answer came.

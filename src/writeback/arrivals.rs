@@ -28,11 +28,10 @@ impl Desk {
             Order::Begin { .. } => {}
             Order::Assigned { key, run, executor, estimated_start, at } => {
                 let Some(mut held) = of_run(ledger, &key, run) else { return self.reoffer = true };
-                held.assigned(executor.as_deref(), estimated_start.as_deref(), at);
+                held.assigned(executor.as_ref().map(ExecutorId::as_str), estimated_start.as_deref(), at);
                 self.progress_only = false;
                 if held.phase == Phase::Accepted {
-                    let known = executor.as_deref().and_then(|id| ExecutorId::new(id).ok());
-                    done.follow.push((key.mission.clone(), known));
+                    done.follow.push((key.mission.clone(), executor.clone()));
                 }
                 let wish = held.wish.clone().filter(|_| held.phase == Phase::Accepted);
                 drop(held);
@@ -145,8 +144,7 @@ impl Desk {
         let known = status.executor_id.clone();
         if held.phase == Phase::Claimed {
             held.assigned(known.as_ref().map(ExecutorId::as_str), None, clock::wall());
-            let executor_id = known.as_ref().map(|id| id.as_str().to_owned());
-            let mission_id = mission.clone();
+            let (mission_id, executor_id) = (mission.clone(), known.clone());
             Line::Assigned { ts: clock::wall(), mission_id, executor_id, estimated_start: None }.write(lines);
             self.progress_only = false;
         } else if let (Some(executor), None) = (&known, &held.executor) {

@@ -488,8 +488,8 @@ impl Desk {
             return keys.map(|key| skipped(key, "session.json is gone or cannot be read")).collect();
         };
         let state = SessionState::from_file(document.session_str("state").as_deref());
-        let wire_session =
-            document.session_str("id").map_or_else(|| self.session.to_string(), Cow::into_owned);
+        let wire_session: Arc<str> =
+            document.session_str("id").map_or_else(|| Arc::from(self.session.as_str()), Arc::from);
         let mut news = Vec::with_capacity(missions.len());
         for mission in missions {
             let key = MissionKey { session: self.session.clone(), mission: mission.clone() };
@@ -530,9 +530,8 @@ impl Desk {
                 attempt,
             };
             line.write(lines);
-            let mission = view.raw().to_owned();
-            let dispatch =
-                Dispatch { wire_session: wire_session.clone(), mission, idempotency_key, run, attempt };
+            let (wire_session, mission) = (Arc::clone(&wire_session), view.to_text());
+            let dispatch = Dispatch { wire_session, mission, idempotency_key, run, attempt };
             news.push(News::Begun { key, dispatch });
         }
         news
