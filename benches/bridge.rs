@@ -61,6 +61,23 @@ fn main() {
     }
 }
 
+/// Makes a folder in a part of the disk of its own, where the file system can be asked for that.
+///
+/// An ext4 without a journal gives out no inode that was given back within the last minutes, and looks at each of those
+/// nearby whenever a file is made. Without this every measurement would pay for the files that the last one removed, or a
+/// build or the tests before it.
+fn fresh_folder() -> tempfile::TempDir {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("apart");
+    fs::create_dir_all(&parent).unwrap();
+    let directory = fs::File::open(&parent).unwrap();
+    if let Ok(flags) = ioctl_getflags(&directory) {
+        // Not every file system has this; then there is no such place.
+        ioctl_setflags(&directory, flags | IFlags::TOPDIR).ok();
+    }
+    tempfile::tempdir_in(parent).unwrap()
+}
+
 /// Answers every dispatch with 202 and tells when it came.
 struct Server {
     url: String,
@@ -183,7 +200,7 @@ fn ms(duration: Duration) -> f64 {
 /// From the rename of a session.json to the request at the server.
 fn latency(server: &Server, sessions: usize) {
     const SAMPLES: usize = 400;
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = fresh_folder();
     fill(folder.path(), sessions - 1);
     put(folder.path(), "busy", &session_text("busy", &[mission("warm", "queued")]));
     let bridge = Bridge::start(folder.path(), server, &[]);
@@ -222,7 +239,7 @@ fn latency(server: &Server, sessions: usize) {
 /// The least that can be done: be told, read, put one line on the disk, send.
 fn bare_latency(server: &Server, count: usize) -> Vec<Duration> {
     use notify::Watcher as _;
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = fresh_folder();
     let (tell, told) = channel();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| {
@@ -258,8 +275,7 @@ fn bare_latency(server: &Server, count: usize) -> Vec<Duration> {
 /// the other, and the middle one counts. The folders stay until the end: a file system without a journal looks for a free
 /// inode among those that were just given back, and the next round would pay for the last one's.
 fn backlog(server: &Server, sessions: usize) {
-    let folders: Vec<tempfile::TempDir> =
-        (0..ROUNDS).map(|_| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()).collect();
+    let folders: Vec<tempfile::TempDir> = (0..ROUNDS).map(|_| fresh_folder()).collect();
     let mut rounds: Vec<Round> =
         folders.iter().map(|folder| Round::run(server, folder.path(), sessions)).collect();
     rounds.sort_by(|a, b| a.share().total_cmp(&b.share()));
@@ -394,7 +410,7 @@ fn bare_replaces(files: &[PathBuf]) -> Duration {
 /// One status change in a session of ten thousand missions, and what it does to another session meanwhile.
 fn large(server: &Server) {
     const ROUNDS: usize = 40;
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = fresh_folder();
     let missions: Vec<String> = (0..MISSIONS).map(|m| mission(&format!("m-{m}"), "done")).collect();
     put(folder.path(), "large", &session_text("large", &missions));
     let store = SessionStore::new(folder.path(), FsyncPolicy::Batch);
@@ -466,7 +482,7 @@ fn large(server: &Server) {
 
 /// From exec to the first dispatch, with a long history in the folder.
 fn start(server: &Server) {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = fresh_folder();
     fill(folder.path(), 10_000);
     put(folder.path(), "zz-last", &session_text("zz-last", &[mission("waiting", "queued")]));
     server.forget();
@@ -489,7 +505,7 @@ fn start(server: &Server) {
 /// What an idle bridge over many sessions holds and burns.
 fn idle(server: &Server) {
     const WINDOW: Duration = Duration::from_secs(65);
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = fresh_folder();
     fill(folder.path(), 10_000);
     let bridge = Bridge::start(folder.path(), server, &[]);
     std::thread::sleep(Duration::from_secs(5));
@@ -510,7 +526,7 @@ fn idle(server: &Server) {
     drop(bridge);
     let bare = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
         .args(["mc", "bridge", "--log", "error", "--watch-dir"])
-        .arg(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().path())
+        .arg(fresh_folder().path())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
