@@ -47,6 +47,11 @@ impl Crowd {
         self.members.remove(&(priority, place, key.clone()));
     }
 
+    /// Says whether nobody waits for room.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Returns its members, the first to get room first.
     pub fn iter(&self) -> impl Iterator<Item = &MissionKey> {
         self.members.iter().map(|(.., key)| key)

@@ -21,9 +21,10 @@
 //! | asking | not known | in the queue again | unsent |
 //!
 //! A slot is held while *sending* and while *asking*: waiting costs none. While the registry answers within
-//! [`BRISK`], as many missions again as there are slots may be *beginning* or *ready*, so that hardly a slot waits for the
-//! journal. What is ready was looked at in its file a moment ago; after [`READY_FOR`] that is too long ago, and the
-//! mission is looked at again before it is sent. A registry that takes its time finds nothing claimed ahead.
+//! [`BRISK`], [`AHEAD`] times as many missions again as there are slots may be *beginning* or *ready*, so that hardly a slot
+//! waits for the journal; while somebody waits for room, as many again and no more. What is ready was looked at in its file
+//! a moment ago; after [`READY_FOR`] that is too long ago, and the mission is looked at again before it is sent. A registry
+//! that takes its time finds nothing claimed ahead.
 //!
 //! Waiting for room costs no attempt and may take for ever: that is what a queue is for. Who tries when is in
 //! [`super::crowd`].
@@ -43,12 +44,16 @@ use std::time::{Duration, Instant};
 /// Answers that come this fast on average let missions be claimed ahead.
 pub const BRISK: Duration = Duration::from_millis(25);
 
+/// How many times the slots are claimed ahead of a brisk registry. It answers all of them within milliseconds, and that is
+/// how long the claims of the next turns take to reach the disk.
+pub const AHEAD: usize = 3;
+
 /// How long a claimed mission may wait for a slot before its file has to be looked at again.
 pub const READY_FOR: Duration = Duration::from_millis(100);
 
 /// How many missions of a session go out in one turn: a quarter of the slots, so that several sessions are served at once,
-/// and at most as many as make a write of the journal worth its while. Where the registry is brisk, four times as many:
-/// the next turn comes in a few milliseconds all the same.
+/// and at most as many as make a write of the journal worth its while. Where the registry is brisk, eight times as many:
+/// the next turn comes in a few milliseconds all the same, and each is a flush of a journal.
 pub fn turn_length(max_in_flight: usize) -> usize {
     (max_in_flight / 4).clamp(1, 16)
 }
@@ -365,12 +370,26 @@ impl Machine {
     }
 
     fn turn_length(&self) -> usize {
-        let turn = turn_length(self.config.max_in_flight);
-        if self.is_brisk() { (turn * 4).min(self.config.max_in_flight.max(1)) } else { turn }
+        let (slots, turn) = (self.config.max_in_flight.max(1), turn_length(self.config.max_in_flight));
+        match self.ahead() {
+            0 => turn,
+            1 => (turn * 4).min(slots),
+            _ => (turn * 8).min(slots * 2),
+        }
     }
 
     fn is_brisk(&self) -> bool {
         self.pace.is_some_and(|pace| pace <= BRISK)
+    }
+
+    /// How many times the slots may be claimed ahead now.
+    fn ahead(&self) -> usize {
+        match (self.is_brisk(), self.crowd.is_empty()) {
+            (true, true) => AHEAD,
+            // More of them would only join those who wait for room.
+            (true, false) => 1,
+            (false, _) => 0,
+        }
     }
 
     /// How many more missions may be claimed now.
@@ -378,8 +397,7 @@ impl Machine {
         if !self.gate.is_open() || self.closing {
             return 0;
         }
-        let ahead = if self.is_brisk() { self.config.max_in_flight } else { 0 };
-        (self.config.max_in_flight + ahead)
+        (self.config.max_in_flight * (1 + self.ahead()))
             .saturating_sub(self.slots_used + self.beginning + self.ready.len())
     }
 
@@ -979,7 +997,7 @@ mod tests {
         let more = begun(&machine.advance(clock.now()));
         assert_eq!(
             (more.len(), machine.in_flight()),
-            (3, 2),
+            (6, 2),
             "a whole turn; for another one there is no room"
         );
         let sent: usize =
@@ -990,7 +1008,7 @@ mod tests {
         clock.millis = 102;
         assert_eq!(machine.next_wakeup(), Some(clock.now().instant));
         let given_back = machine.advance(clock.now());
-        assert_eq!(given_back.len(), 2);
+        assert_eq!(given_back.len(), 5);
         assert!(given_back.iter().all(|effect| matches!(effect, Effect::Tell(Order::Unsent { .. }))));
         assert_eq!((machine.queued(), machine.in_flight()), (16, 3));
         assert!(begun(&machine.advance(clock.now())).is_empty(), "until it answers again");
@@ -1014,7 +1032,7 @@ mod tests {
             for _round in 0..2000 {
                 pending.extend(machine.advance(clock.now()));
                 prop_assert!(machine.in_flight() <= 3);
-                prop_assert!(machine.beginning + machine.ready.len() + machine.slots_used <= 6);
+                prop_assert!(machine.beginning + machine.ready.len() + machine.slots_used <= 3 * (1 + AHEAD));
                 for effect in std::mem::take(&mut pending) {
                     match effect {
                         Effect::Tell(Order::Begin { key }) => {

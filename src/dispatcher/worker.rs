@@ -1,7 +1,7 @@
 //! Service: carries out what the machine asks for.
 //!
 //! It never waits for the folder: orders go to a list of their own and leave when there is room, so that the two loops
-//! cannot block one another. The list is bounded by the missions that are claimed or sent: twice the number of slots.
+//! cannot block one another. The list is bounded by the missions that are claimed or sent: four times the number of slots.
 
 use super::Config;
 use super::client::{Address, Client, Unreached};

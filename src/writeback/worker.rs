@@ -44,8 +44,8 @@ const REST_WHEN_BUSY: Duration = Duration::from_millis(750);
 /// meanwhile asks the registry, as it does about open requests.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// This many updates are worth a job of their own.
-const LINGER_FOR: usize = 64;
+/// This many updates are worth a job of their own: about as many as are claimed together ahead of a brisk registry.
+const LINGER_FOR: usize = 128;
 
 /// Progress alone is written this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
