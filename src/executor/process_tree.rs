@@ -124,6 +124,7 @@ pub fn reap(pid: u32) {
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::time::Duration;
 
     #[test]
     fn descendants_and_marked_processes_are_found_and_stopped() {
@@ -132,15 +133,16 @@ mod tests {
             .env("AIWG_TEST_MARK", "tree-1")
             .spawn()
             .unwrap();
-        let found = crate::disk::wait::until(
-            std::time::Duration::from_millis(1),
-            std::time::Duration::from_millis(20),
-            std::time::Duration::from_secs(10),
-            || Some(descendants(child.id())).filter(|found| found.len() == 1),
-        )
-        .unwrap();
+        let both = || {
+            let found = descendants(child.id());
+            // A process that is just becoming another program has no environment for a moment.
+            let are_marked = marked("AIWG_TEST_MARK", "tree-1").len() == 2;
+            Some(found).filter(|found| found.len() == 1 && are_marked)
+        };
+        let (first, longest, patience) =
+            (Duration::from_millis(1), Duration::from_millis(20), Duration::from_secs(10));
+        let found = crate::disk::wait::until(first, longest, patience, both).unwrap();
         assert!(descendants(std::process::id()).iter().any(|m| m.pid == found[0].pid));
-        assert_eq!(marked("AIWG_TEST_MARK", "tree-1").len(), 2);
         assert_eq!(marked("AIWG_TEST_MARK", "tree-").len(), 0);
         signal(found[0].pid, Signal::KILL).unwrap();
         assert!(has_children());
