@@ -132,6 +132,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Ending, BridgeErr
         write_mode = match mode { WriteMode::Exchange => "exchange", WriteMode::Plain => "rename" },
         "bridge started"
     );
+    // Whoever wants to drop a mission finds where.
+    let inbox = store.shared_inbox_dir();
+    match tokio::fs::create_dir(&inbox).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            tracing::warn!(file.path = %inbox.display(), error = %error, "the drop folder cannot be made");
+        }
+        Ok(()) | Err(_) => {}
+    }
     let wired = wire(&config, store, http, &shutdown);
     let ending = wired.supervise(&config, &shutdown).await;
     tracing::info!("bridge ended");

@@ -159,6 +159,9 @@ pub struct Carried {
     been: u16,
     #[serde(default = "epoch")]
     ended_before: Timestamp,
+    /// The events it has seen, by their digests: a registry may tell them again.
+    #[serde(default)]
+    seen: Vec<u64>,
     fields: Vec<(String, Box<RawValue>)>,
 }
 
@@ -198,6 +201,7 @@ impl Line {
                 executor_id: held.executor.clone(),
                 been: held.been,
                 ended_before: held.ended_before,
+                seen: held.seen.iter().copied().collect(),
                 fields: held
                     .fields
                     .iter()
@@ -341,6 +345,7 @@ fn fold_carried(ledger: &mut Ledger, carried: Carried) {
     held.state_since = carried.state_since;
     held.ended_before = carried.ended_before;
     held.been |= carried.been;
+    held.seen = carried.seen.into();
     held.shown = None;
     if state == MissionState::Queued {
         held.phase = if carried.claimed { Phase::Claimed } else { Phase::Waiting };

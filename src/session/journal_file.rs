@@ -72,9 +72,10 @@ pub fn rotate(path: &Path, ledger: &Ledger, at: Timestamp, policy: FsyncPolicy) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::MissionEvent;
     use crate::domain::id::{ExecutorId, MissionId};
     use crate::domain::lifecycle::MissionState;
-    use crate::session::ledger::Phase;
+    use crate::session::ledger::{Applied, Phase};
 
     const EXECUTOR: &str = "0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11";
 
@@ -120,6 +121,10 @@ mod tests {
         }
         Line::Assigned { ts, mission_id: id("m-2"), executor_id: None, estimated_start: None }
             .write(&mut lines);
+        let raw = format!(
+            r#"{{"event":"mission.started","executor_id":"{EXECUTOR}","mission_id":"m-2","ts":"{ts}","data":{{"state":"running"}}}}"#
+        );
+        Line::event(ts, id("m-2"), Applied::Moved, &raw).unwrap().write(&mut lines);
         Journal::new(&path, FsyncPolicy::Never).append(&lines, false).unwrap();
         let before = read(&path).unwrap();
         assert!(!rotate(&path, &before, ts, FsyncPolicy::Never).unwrap(), "too small to rotate");
@@ -131,7 +136,7 @@ mod tests {
             .unwrap();
         assert!(rotate(&path, &before, ts, FsyncPolicy::Never).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
-        let after = read(&path).unwrap();
+        let mut after = read(&path).unwrap();
         for mission in ["m-1", "m-2"] {
             let (old, new) = (before.get(mission).unwrap(), after.get(mission).unwrap());
             assert_eq!(
@@ -140,5 +145,8 @@ mod tests {
             );
             assert_eq!(old.field("executorId"), new.field("executorId"));
         }
+        let started = MissionEvent::Started { agent_runtime: None, pty_session_id: None };
+        let again = after.get_mut(&id("m-2")).unwrap().happened(&started, None, ts, journal::digest(&raw));
+        assert_eq!(again, Applied::Duplicate);
     }
 }

@@ -78,7 +78,7 @@ pub struct Held {
     pub ended_before: Timestamp,
     /// The states this run has been in, one bit each.
     pub(super) been: u16,
-    seen: VecDeque<u64>,
+    pub(super) seen: VecDeque<u64>,
     /// Stands among the candidates of its ledger.
     is_candidate: bool,
 }

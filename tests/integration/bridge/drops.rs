@@ -16,9 +16,11 @@ fn a_dropped_file_runs_and_a_broken_one_is_rejected_with_the_place_of_the_fault(
     let registry = Registry::start(AT_ONCE);
     let folder = Watched::new();
     let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
-    // The folder may come after the bridge.
-    fs::create_dir(folder.root().join("inbox")).unwrap();
     let inbox = folder.root().join("inbox");
+    eventually("the bridge to make the drop folder", PATIENCE, || inbox.is_dir().then_some(()));
+    // It may go, and come again.
+    fs::remove_dir(&inbox).unwrap();
+    fs::create_dir(&inbox).unwrap();
     fs::write(inbox.join("one.json"), r#"{"objective":"x","priority":"high","mine":1.50}"#).unwrap();
     fs::write(
         inbox.join("two.json"),
