@@ -15,6 +15,7 @@
 use crate::domain::secret::Token;
 use crate::protocol::problem::Problem;
 use crate::protocol::route;
+use crate::registry::http::dashboard;
 use crate::registry::http::error;
 use crate::registry::http::executors::bearer;
 use crate::registry::http::state::{App, Peer};
@@ -151,12 +152,14 @@ pub fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|text| text.eq_ignore_ascii_case("application/json"))
 }
 
-/// Everything but what says who it is by other means: health, lines, and an executor that takes itself out or reads.
+/// Everything but what says who it is by other means (lines, and an executor that takes itself out or reads) or has nothing
+/// to tell (health, and the page, which asks for the token).
 fn needs_operator(method: &Method, path: &str) -> bool {
     let is_executors = path == route::EXECUTORS || path.starts_with("/api/v1/executors/");
     let has_own_check =
         is_executors && path != route::REGISTER && matches!(*method, Method::GET | Method::DELETE);
-    !(path == route::HEALTH || path == "/api/ready" || path.starts_with("/ws/") || has_own_check)
+    let tells_nothing = path == route::HEALTH || path == "/api/ready" || dashboard::PATHS.contains(&path);
+    !(tells_nothing || path.starts_with("/ws/") || has_own_check)
 }
 
 /// Says whether the request carries the operator token.
@@ -240,6 +243,8 @@ mod tests {
             (Method::DELETE, "/api/v1/executors/x"),
             (Method::GET, "/api/v1/executors"),
             (Method::GET, "/ws/executors/x"),
+            (Method::GET, "/"),
+            (Method::GET, "/dashboard.js"),
         ] {
             assert!(!needs_operator(&method, path), "{path}");
         }

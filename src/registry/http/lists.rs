@@ -12,12 +12,16 @@ use crate::registry::refusal::Refusal;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Missions on a page when nobody asks for another number, and the most that anyone gets.
 const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1_000;
+
+/// Characters of an objective that a list shows: a line and a half of a wide terminal.
+const OBJECTIVE_CHARS: usize = 160;
 
 /// The query of a list.
 #[derive(Debug, Default, Deserialize)]
@@ -39,10 +43,12 @@ pub struct Page {
     next_cursor: Option<String>,
 }
 
-/// A mission in a list: its status without its events, and its session.
+/// A mission in a list: its status without its events, its session, and how its objective begins.
 #[derive(Debug, Serialize)]
 struct Listed {
     session_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objective: Option<String>,
     #[serde(flatten)]
     status: MissionStatus,
 }
@@ -104,9 +110,24 @@ async fn page(app: &App, filter: MissionFilter) -> Result<Json<Page>, Refusal> {
     let connected = connected(app).await?;
     let listed = missions.into_iter().map(|mission| {
         let status = mission.status(Vec::new(), connected.contains(mission.executor_id.as_str()));
-        Listed { session_id: mission.order.session.clone(), status }
+        let objective = begin_of_objective(&mission.order.body);
+        Listed { session_id: mission.order.session.clone(), objective, status }
     });
     Ok(Json(Page { missions: listed.collect(), next_cursor }))
+}
+
+/// The first line of the objective, as much of it as a list has room for; none for an adopted mission.
+fn begin_of_objective(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        objective: Cow<'a, str>,
+    }
+    let Body { objective } = serde_json::from_str(body).ok()?;
+    let whole = objective.trim();
+    let line = whole.lines().next().unwrap_or_default();
+    let begin: String = line.chars().take(OBJECTIVE_CHARS).collect();
+    Some(if begin.len() == whole.len() { begin } else { begin + " …" })
 }
 
 async fn connected(app: &App) -> Result<HashSet<String>, Refusal> {
@@ -160,4 +181,19 @@ fn open_question(mission: Mission) -> Option<OpenQuestion> {
         asked_at: question.asked_at,
         expires_at: question.expires_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_shows_how_an_objective_begins() {
+        let begin =
+            |objective: &str| begin_of_objective(&serde_json::json!({"objective": objective}).to_string());
+        assert_eq!(begin(" fix the \"login\" bug \n").as_deref(), Some("fix the \"login\" bug"));
+        assert_eq!(begin("first\nsecond").as_deref(), Some("first …"));
+        assert_eq!(begin(&"ä".repeat(161)), Some("ä".repeat(160) + " …"));
+        assert_eq!(begin_of_objective(""), None, "an adopted mission has no body");
+    }
 }

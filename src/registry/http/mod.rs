@@ -1,6 +1,7 @@
 //! Stage: the registry's HTTP surface, a file per resource as in the URL.
 
 pub mod body;
+pub mod dashboard;
 pub mod error;
 pub mod events;
 pub mod executors;

@@ -2,7 +2,9 @@
 
 use crate::protocol::problem::Problem;
 use crate::registry::http::state::App;
-use crate::registry::http::{error, events, executors, guard, health, lists, missions, sessions, ws};
+use crate::registry::http::{
+    dashboard, error, events, executors, guard, health, lists, missions, sessions, ws,
+};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -38,6 +40,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1/hitl", get(lists::hitl))
         .route("/api/v1/events", get(events::events))
         .route("/ws/executors/{id}", get(ws::upgrade))
+        .merge(dashboard::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -18,9 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 /// A browser needs longer than anything of ours.
-const BROWSER_DEADLINE: Duration = Duration::from_secs(90);
+pub(super) const BROWSER_DEADLINE: Duration = Duration::from_secs(90);
 
-fn browser() -> Option<PathBuf> {
+/// Returns the browser's program; where there is none, the test that asked says that it is skipped.
+pub(super) fn browser() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("AIWG_RS_CHROMIUM") {
         return Some(named.into());
     }
@@ -149,28 +150,64 @@ async fn carry(listener: TcpListener, to: watch::Receiver<SocketAddr>) {
     }
 }
 
-fn launch(program: &Path, profile: &Path, rules: &str, url: &str) -> tokio::process::Child {
-    tokio::process::Command::new(program)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
-        .args([
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-proxy-server",
-        ])
-        .arg(format!("--host-resolver-rules={rules}"))
-        .arg(format!("--user-data-dir={}", profile.display()))
-        // It leaves a directory there that it never removes.
-        .env("TMPDIR", profile)
-        .arg("--remote-debugging-port=0")
-        .arg(url)
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+/// A running browser; all of its processes end with it.
+pub(super) struct Browser {
+    running: tokio::process::Child,
+    pub(super) profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Opens a page; `rules` say where names lead.
+    pub(super) fn open(program: &Path, rules: &str, url: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let running = tokio::process::Command::new(program)
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+            ])
+            .args([
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-proxy-server",
+            ])
+            .arg(format!("--host-resolver-rules={rules}"))
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            // It leaves a directory there that it never removes.
+            .env("TMPDIR", profile.path())
+            .arg("--remote-debugging-port=0")
+            .arg(url)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self { running, profile }
+    }
+
+    pub(super) async fn end(mut self) {
+        self.kill();
+        soon(self.running.wait()).await.unwrap();
+    }
+
+    fn kill(&self) {
+        if let Some(pid) = self.running.id().and_then(|pid| i32::try_from(pid).ok())
+            && let Some(group) = rustix::process::Pid::from_raw(pid)
+        {
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,15 +244,10 @@ async fn a_hostile_page_gets_nothing_and_changes_nothing() {
         name.local_addr().unwrap().port()
     );
     let carrying = spawn(carry(name, evil.rebound_to.subscribe()));
-    let profile = tempfile::tempdir().unwrap();
     let refused_before = refused(&serve).await;
-    let mut running =
-        launch(&program, profile.path(), &rules, &format!("http://evil.example:{}/", address.port()));
-    let group = rustix::process::Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
+    let browser = Browser::open(&program, &rules, &format!("http://evil.example:{}/", address.port()));
     let outcome = tokio::time::timeout(BROWSER_DEADLINE, finished).await;
-    // All of the browser's processes, so that none is left behind.
-    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
-    soon(running.wait()).await.unwrap();
+    browser.end().await;
     let reports = evil.reports.lock().unwrap().clone();
     assert!(outcome.is_ok(), "the page did not come to its end: {reports:?}");
     println!("the page saw: {}", serde_json::to_string_pretty(&reports).unwrap());

@@ -4,6 +4,7 @@ mod browser;
 mod callers;
 mod conformance;
 mod crowd;
+mod dashboard;
 mod dispatch;
 mod durability;
 mod events;
