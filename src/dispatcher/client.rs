@@ -100,6 +100,7 @@ impl Client {
                     retry_after: answer.retry_after,
                     busy: problem.more.get(BUSY).and_then(serde_json::Value::as_bool) == Some(true),
                     message: problem.detail,
+                    remark: None,
                 }
             }
             Err(failure) if failure.may_have_arrived() => Outcome::Uncertain { cause: failure.cause() },

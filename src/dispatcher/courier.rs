@@ -61,10 +61,10 @@ impl Courier {
             let address = self.client.dispatch_address(&dispatch.wire_session);
             outcome = self.attempt(&self.without_agent, &key, &dispatch, address).await;
         }
-        if let Outcome::Refused { status: 503, busy: false, message, .. } = &mut outcome
+        if let Outcome::Refused { status: 503, busy: false, remark, .. } = &mut outcome
             && let Ok(list) = self.client.executors().await
         {
-            write!(message, " ({})", explain(&list, &dispatch.mission.view())).ok();
+            *remark = Some(explain(&list, &dispatch.mission.view()));
         }
         (key, outcome)
     }
@@ -80,7 +80,8 @@ impl Courier {
             Ok(body) => self.client.dispatch(to, dispatch, body).await,
             // What every server would answer, without troubling one.
             Err(error) => {
-                Outcome::Refused { status: 400, retry_after: None, busy: false, message: error.to_string() }
+                let message = error.to_string();
+                Outcome::Refused { status: 400, retry_after: None, busy: false, message, remark: None }
             }
         }
     }

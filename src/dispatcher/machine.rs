@@ -81,6 +81,8 @@ pub enum Outcome {
         busy: bool,
         /// The sentence for people.
         message: String,
+        /// What else is known of it while it waits, such as how many executors there are.
+        remark: Option<String>,
     },
     /// No connection was made.
     Unreachable {
@@ -204,6 +206,8 @@ pub struct Delay {
 #[derive(Debug)]
 pub struct Machine {
     config: Config,
+    /// Decides the jitter, with the mission's name.
+    seed: u64,
     queue: Queue,
     gate: Reachability,
     flights: HashMap<MissionKey, Flight>,
@@ -223,6 +227,7 @@ impl Machine {
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
             config,
+            seed,
             queue: Queue::default(),
             gate: Reachability::new(seed),
             flights: HashMap::new(),
@@ -489,16 +494,17 @@ impl Machine {
                 effects.push(Effect::Tell(Order::Unsent { key, run }));
                 effects
             }
-            Outcome::Refused { status, retry_after, message, .. } => {
+            Outcome::Refused { status, retry_after, message, remark, .. } => {
                 let mut effects = self.answered(now);
-                match judge(&self.config, status, attempts, retry_after, now) {
+                match judge(&self.config, status, attempts, retry_after, self.seed ^ seed_of(&key), now) {
                     Verdict::Fail(reason) => {
                         self.end(&key);
                         effects.push(Effect::Tell(Order::Failed { key, run, reason, message, at: now.wall }));
                     }
                     Verdict::Again(delay) => {
                         self.leave_crowd(&key);
-                        self.wait(&key, delay, message, now);
+                        let why = remark.map_or(message.clone(), |remark| format!("{message} ({remark})"));
+                        self.wait(&key, delay, why, now);
                     }
                 }
                 effects
@@ -517,7 +523,7 @@ impl Machine {
                             at: now.wall,
                         }));
                     } else {
-                        let delay = self.config.retry.delay_after(attempts, None, seed_of(&key), now.instant);
+                        let delay = self.delay_after(attempts, &key, now);
                         self.wait(&key, delay, cause, now);
                     }
                 } else {
@@ -578,7 +584,7 @@ impl Machine {
             }
             Asked::NoAnswer { status } => {
                 self.release_slot(&key);
-                let delay = self.config.retry.delay_after(asked_so_far, None, seed_of(&key), now.instant);
+                let delay = self.delay_after(asked_so_far, &key, now);
                 self.doubt(
                     &key,
                     delay,
@@ -586,11 +592,24 @@ impl Machine {
                     now,
                 );
             }
+            Asked::Unreachable { cause }
+                if self.config.on_unreachable == OnUnreachable::Fail
+                    && asked_so_far >= self.config.max_attempts =>
+            {
+                self.end(&key);
+                let (reason, message) = (FailureReason::Unreachable, cause);
+                effects.push(Effect::Tell(Order::Failed { key, run, reason, message, at: now.wall }));
+            }
             Asked::Unreachable { cause } => {
                 self.release_slot(&key);
+                let delay = match self.config.on_unreachable {
+                    // The gate says when.
+                    OnUnreachable::Wait => Duration::ZERO,
+                    OnUnreachable::Fail => self.delay_after(asked_so_far, &key, now),
+                };
                 self.doubt(
                     &key,
-                    Duration::ZERO,
+                    delay,
                     format!("the registry cannot be asked whether it has it: {cause}"),
                     now,
                 );
@@ -691,6 +710,11 @@ impl Machine {
         effects
     }
 
+    /// The delay after so many attempts, drawn for this mission and this bridge where it is drawn at all.
+    fn delay_after(&self, attempts: u32, key: &MissionKey, now: Now) -> Duration {
+        self.config.retry.delay_after(attempts, None, self.seed ^ seed_of(key), now.instant)
+    }
+
     fn release_slot(&mut self, key: &MissionKey) {
         match self.flights.get(key).map(|flight| flight.stage) {
             Some(Stage::Beginning) => self.beginning -= 1,
@@ -719,7 +743,10 @@ impl Machine {
         let delay = match retry_after {
             _any if has_room => Duration::ZERO,
             Some(soon) if soon <= ELSEWHERE => soon,
-            other => self.config.retry.delay_after(flight.crowded_out + 1, other, seed_of(key), now.instant),
+            other => {
+                let seed = self.seed ^ seed_of(key);
+                self.config.retry.delay_after(flight.crowded_out + 1, other, seed, now.instant)
+            }
         };
         flight.crowded_out = flight.crowded_out.saturating_add(1);
         self.wait(key, delay, why, now);
@@ -773,6 +800,7 @@ fn seed_of(key: &MissionKey) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::id::MissionId;
+    use crate::domain::retry::RetryPolicy;
     use crate::session::document::Document;
     use proptest::prelude::*;
     use std::collections::HashSet;
@@ -836,11 +864,18 @@ mod tests {
             retry_after: retry_after.map(Duration::from_secs),
             busy: false,
             message: "no".to_owned(),
+            remark: Some("0 connected".to_owned()),
         }
     }
 
     fn crowded_out() -> Outcome {
-        Outcome::Refused { status: 503, retry_after: None, busy: true, message: "full".to_owned() }
+        Outcome::Refused {
+            status: 503,
+            retry_after: None,
+            busy: true,
+            message: "full".to_owned(),
+            remark: None,
+        }
     }
 
     #[test]
@@ -981,6 +1016,69 @@ mod tests {
         let _unsent = machine.on_outcome(key(0), crowded_out(), clock.now());
         clock.millis += 1;
         assert!(begun(&machine.advance(clock.now())).contains(&key(0)));
+    }
+
+    #[test]
+    fn an_uncertain_mission_fails_by_and_by_where_unreachable_is_to_fail() {
+        let config = Config { max_attempts: 3, on_unreachable: OnUnreachable::Fail, ..Config::default() };
+        let mut machine = Machine::new(config, 1);
+        machine.on_offers(&key(0).session, offers(1));
+        let mut clock = Clock::new();
+        let _begin = machine.advance(clock.now());
+        let _send = machine.on_begun(key(0), dispatch(1), clock.now());
+        let cut = Outcome::Uncertain { cause: "cut".to_owned() };
+        assert!(machine.on_outcome(key(0), cut, clock.now()).is_empty());
+        let gone = || Asked::Unreachable { cause: "refused".to_owned() };
+        for wait in [0, 500, 1000] {
+            assert!(machine.next_wakeup() >= Some(clock.now().instant), "no timer lies in the past");
+            clock.millis += wait;
+            let asked = machine.advance(clock.now());
+            assert!(matches!(asked[..], [Effect::Ask { .. }]), "after {wait} ms: {asked:?}");
+            let told = machine.on_asked(key(0), gone(), clock.now());
+            match wait {
+                1000 => assert!(matches!(
+                    &told[..],
+                    [Effect::Tell(Order::Failed { reason: FailureReason::Unreachable, .. })]
+                )),
+                _ => {
+                    assert!(told.is_empty());
+                    assert!(machine.advance(clock.now()).is_empty(), "it is not asked again at once");
+                }
+            }
+        }
+        assert!(machine.is_idle());
+    }
+
+    #[test]
+    fn what_is_remarked_about_a_refusal_explains_the_wait_and_is_not_the_failure() {
+        let (mut machine, clock) = machine(2);
+        for (key, attempt) in begun(&machine.advance(clock.now())).into_iter().zip([1, 5]) {
+            let _send = machine.on_begun(key.clone(), dispatch(attempt), clock.now());
+            let told = machine.on_outcome(key, refused(503, None), clock.now());
+            if attempt == 5 {
+                assert!(
+                    matches!(&told[..], [Effect::Tell(Order::Failed { message, .. })] if message == "no")
+                );
+            }
+        }
+        assert_eq!(machine.delays().next().unwrap().why, "no (0 connected)");
+    }
+
+    #[test]
+    fn jitter_spreads_missions_and_bridges() {
+        let waits = |seed: u64| {
+            let retry = RetryPolicy { jitter: true, ..RetryPolicy::DISPATCH };
+            let mut machine = Machine::new(Config { retry, ..Config::default() }, seed);
+            machine.on_offers(&key(0).session, offers(6));
+            let clock = Clock::new();
+            for key in begun(&machine.advance(clock.now())) {
+                let _send = machine.on_begun(key.clone(), dispatch(1), clock.now());
+                assert!(machine.on_outcome(key, refused(500, None), clock.now()).is_empty());
+            }
+            machine.delays().map(|delay| delay.until.unwrap()).collect::<HashSet<_>>()
+        };
+        assert!(waits(1).len() >= 4, "{:?}", waits(1));
+        assert_ne!(waits(1), waits(2));
     }
 
     #[test]

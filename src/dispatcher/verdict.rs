@@ -15,12 +15,13 @@ pub enum Verdict {
     Again(Duration),
 }
 
-/// Judges a refusal of attempt number `attempts`.
+/// Judges a refusal of attempt number `attempts`; `seed` decides the jitter.
 pub fn judge(
     config: &Config,
     status: u16,
     attempts: u32,
     retry_after: Option<Duration>,
+    seed: u64,
     now: Now,
 ) -> Verdict {
     let last = match status {
@@ -43,7 +44,7 @@ pub fn judge(
     if attempts >= config.max_attempts && !held {
         return Verdict::Fail(last);
     }
-    Verdict::Again(config.retry.delay_after(attempts, retry_after, u64::from(attempts), now.instant))
+    Verdict::Again(config.retry.delay_after(attempts, retry_after, seed, now.instant))
 }
 
 #[cfg(test)]
@@ -68,7 +69,7 @@ mod tests {
             (422, R::IdempotencyKeyReused),
             (302, R::DispatchError),
         ] {
-            assert_eq!(judge(&config, status, 1, None, now), Verdict::Fail(reason), "{status}");
+            assert_eq!(judge(&config, status, 1, None, 7, now), Verdict::Fail(reason), "{status}");
         }
         for (status, last) in [
             (408, R::ClientError),
@@ -78,19 +79,19 @@ mod tests {
             (503, R::NoExecutorAvailable),
         ] {
             assert_eq!(
-                judge(&config, status, 1, None, now),
+                judge(&config, status, 1, None, 7, now),
                 Verdict::Again(Duration::from_millis(500)),
                 "{status}"
             );
             assert_eq!(
-                judge(&config, status, 2, after, now),
+                judge(&config, status, 2, after, 7, now),
                 Verdict::Again(Duration::from_secs(7)),
                 "{status}"
             );
-            assert_eq!(judge(&config, status, 5, after, now), Verdict::Fail(last), "{status}");
+            assert_eq!(judge(&config, status, 5, after, 7, now), Verdict::Fail(last), "{status}");
         }
-        assert_eq!(judge(&config, 409, 1, after, now), Verdict::Again(Duration::from_secs(7)));
+        assert_eq!(judge(&config, 409, 1, after, 7, now), Verdict::Again(Duration::from_secs(7)));
         let hold = Config { on_no_executor: OnNoExecutor::Hold, ..Config::default() };
-        assert_eq!(judge(&hold, 503, 50, None, now), Verdict::Again(Duration::from_secs(30)));
+        assert_eq!(judge(&hold, 503, 50, None, 7, now), Verdict::Again(Duration::from_secs(30)));
     }
 }
