@@ -70,6 +70,8 @@ pub struct Held {
     pub wish: Option<Wish>,
     /// The registry refused what the file asks for: the file is to show the truth again.
     pub overruled: bool,
+    /// What it refused, one of each kind at most: it is not asked for again while the file still says so.
+    pub refused: Vec<Wish>,
     /// The file lacked something of ours when it was last read.
     pub lacking: bool,
     /// What the file will say once the edits that were asked for are written.
@@ -116,6 +118,7 @@ impl Held {
             fields: Vec::new(),
             wish: None,
             overruled: false,
+            refused: Vec::new(),
             lacking: false,
             promised: None,
             ended_before: Timestamp::EPOCH,
@@ -304,6 +307,15 @@ impl Held {
             }
             Transition::Stay => Applied::Noted,
             Transition::Refused => Applied::Late,
+        }
+    }
+
+    /// The registry refused the wish that was passed on.
+    pub fn refuse_wish(&mut self) {
+        if let Some(wish) = self.wish.take() {
+            self.refused.retain(|earlier| earlier.as_str() != wish.as_str());
+            self.refused.push(wish);
+            self.overruled = true;
         }
     }
 

@@ -94,8 +94,7 @@ impl Desk {
                     session.id = %self.session, mission.id = %mission, wish = wish.as_str(), error,
                     "the registry refused what the file asks for; the file shows the truth again"
                 );
-                held.wish = None;
-                held.overruled = true;
+                held.refuse_wish();
             }
         }
     }

@@ -320,7 +320,14 @@ fn live(
     findings: &mut Findings,
 ) -> Verdict {
     use MissionState as S;
+    if said == Some(held.state) {
+        // The file does not ask for it any more; an answer stands there until somebody changes it.
+        held.refused.retain(|wish| matches!(wish, Wish::Answer { .. }));
+    }
     let mut ask = |held: &mut Held, wish: Wish| {
+        if held.refused.contains(&wish) {
+            return Verdict::Status;
+        }
         if held.wish.as_ref() != Some(&wish) {
             held.wish = Some(wish.clone());
             findings.wishes.push((mission.clone(), wish));
@@ -555,6 +562,20 @@ mod tests {
             assert_eq!(status(&restored), "done");
             assert_eq!(restored.mission("m").unwrap().field("exitCode"), Some("0"));
         }
+    }
+
+    #[test]
+    fn what_was_refused_is_not_wished_for_again_until_it_is_asked_for_anew() {
+        let (file, mut ledger) = running();
+        let paused = with_status(&file, "paused");
+        let wishes = |file: &Document, ledger: &mut Ledger| write(file, ledger).1.wishes.len();
+        assert_eq!(wishes(&paused, &mut ledger), 1);
+        ledger.get_mut(&id()).unwrap().refuse_wish();
+        let (file, findings) = write(&paused, &mut ledger);
+        assert_eq!((status(&file).as_str(), findings.wishes.len()), ("running", 0));
+        assert_eq!(wishes(&paused, &mut ledger), 0, "an old copy");
+        assert_eq!(wishes(&file, &mut ledger), 0);
+        assert_eq!(wishes(&with_status(&file, "paused"), &mut ledger), 1, "somebody insists");
     }
 
     #[test]

@@ -37,6 +37,9 @@ struct Counts {
     script: VecDeque<Answer>,
     dispatches: usize,
     executor_is_at: Option<String>,
+    /// Every mission asks a human.
+    asks: bool,
+    refuses_commands_with: Option<u16>,
 }
 
 /// Settings of the fake.
@@ -109,6 +112,12 @@ impl Registry {
     /// Forgets every mission, as a registry does that keeps nothing and was started again.
     pub(crate) fn forget(&self) {
         self.shared.counts.lock().unwrap().started.clear();
+    }
+
+    /// From now on every mission asks a question, `h-1`, and any command is refused.
+    pub(crate) fn ask_and_refuse_commands_with(&self, status: u16) {
+        let mut counts = self.shared.counts.lock().unwrap();
+        (counts.asks, counts.refuses_commands_with) = (true, Some(status));
     }
 
     /// Says of the executor that it is reached there.
@@ -216,11 +225,18 @@ async fn status(State(shared): State<Shared>, Path(mission): Path<String>) -> Re
                "ts": format!("2026-01-01T00:00:{second:02}.000Z"), "data": data})
     };
     let mut events = vec![event("mission.started", 1, json!({"state": "running"}))];
+    if counts.asks {
+        events.push(event("mission.hitl_required", 2, json!({"hitl_id": "h-1", "prompt": "really?"})));
+    }
     let is_done = started.elapsed() >= shared.behaviour.ends_after;
     if is_done {
         events.push(event("mission.completed", 2, json!({"state": "done", "exit_code": 0, "summary": "ok"})));
     }
-    let state = if is_done { "done" } else { "running" };
+    let state = match (is_done, counts.asks) {
+        (true, _) => "done",
+        (false, true) => "hitl-required",
+        (false, false) => "running",
+    };
     let body = json!({"mission_id": mission, "executor_id": EXECUTOR, "state": state, "recent_events": events,
                       "created_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-01T00:00:02.000Z"});
     answer(200, body.to_string())
@@ -240,6 +256,7 @@ async fn command(
     body: Bytes,
 ) -> Response<Body> {
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    shared.counts.lock().unwrap().commands.push((mission, command, body));
-    answer(202, "{}")
+    let mut counts = shared.counts.lock().unwrap();
+    counts.commands.push((mission, command, body));
+    answer(counts.refuses_commands_with.unwrap_or(202), r#"{"error": "scripted"}"#)
 }

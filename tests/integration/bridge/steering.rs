@@ -33,6 +33,39 @@ fn abort_pause_and_resume_are_passed_on_once() {
     assert_eq!(registry.commands().len(), 3, "{:?}", registry.commands());
 }
 
+/// What was refused stands in the file still; it is not asked for again and again.
+#[test]
+fn a_refused_wish_is_passed_on_once() {
+    for status in [404, 409] {
+        let registry = Registry::start(LONG);
+        registry.ask_and_refuse_commands_with(status);
+        let folder = Watched::new();
+        folder.queue("s", 1);
+        let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+        let says = |wanted: &str| {
+            eventually(&format!("it to be {wanted}"), PATIENCE, || {
+                folder.mission("s", "s-0").filter(|mission| mission["status"] == wanted)
+            })
+        };
+        says("hitl_required");
+        folder.edit("s", "s-0", |mission| mission["hitlResponse"] = "yes".into());
+        command(&registry, "hitl_response");
+        folder.edit("s", "s-0", |mission| mission["status"] = "paused".into());
+        command(&registry, "pause");
+        // Put back, because it is not paused; the answer is left as its author wrote it.
+        says("hitl_required");
+        folder.edit("s", "s-0", |mission| mission["hitlResponse"] = "no".into());
+        eventually("the other answer", PATIENCE, || {
+            registry.commands().into_iter().find(|(.., body)| body["response"] == "no")
+        });
+        assert!(bridge.terminate().success());
+        let sent: Vec<String> = registry.commands().into_iter().map(|(_, command, _)| command).collect();
+        assert_eq!(sent, ["hitl_response", "pause", "hitl_response"], "{status}");
+        let log = std::fs::read_to_string(folder.file("s").with_file_name("log.jsonl")).unwrap();
+        assert_eq!(log.matches("bridge.steering").count(), 3, "{log}");
+    }
+}
+
 #[test]
 fn a_held_session_waits_until_it_is_active_again() {
     let registry = Registry::start(Behaviour { ends_after: Duration::ZERO, ..LONG });
