@@ -13,7 +13,7 @@
 
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
-use crate::disk::lock::{FileLock, LockError};
+use crate::disk::lock::{LockError, PathLock};
 use crate::dispatcher::payload::Payload;
 use crate::dispatcher::{self, client::Client};
 use crate::domain::secret::Token;
@@ -33,7 +33,8 @@ use crate::watcher::{self, Notice};
 use crate::writeback::desk::Room;
 use crate::writeback::worker as folder;
 use crate::{dispatcher::worker as dispatch, watcher::worker as watch_worker};
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -118,7 +119,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Ending, BridgeErr
     if !wait_for_folder(&directory, &shutdown).await {
         return Ok(Ending::Orderly);
     }
-    let _lock = FileLock::try_acquire(&directory.join(LOCK_FILE)).map_err(BridgeError::Lock)?;
+    let lock = Arc::new(PathLock::try_acquire(directory.join(LOCK_FILE)).map_err(BridgeError::Lock)?);
     let http = Http::new(config.http).map_err(BridgeError::Http)?;
     let store = SessionStore::new(&directory, config.fsync);
     let store = match config.write_mode {
@@ -132,18 +133,23 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<Ending, BridgeErr
         write_mode = match mode { WriteMode::Exchange => "exchange", WriteMode::Plain => "rename" },
         "bridge started"
     );
-    // Whoever wants to drop a mission finds where.
-    let inbox = store.shared_inbox_dir();
-    match tokio::fs::create_dir(&inbox).await {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            tracing::warn!(file.path = %inbox.display(), error = %error, "the drop folder cannot be made");
+    let wired = wire(&config, store, http, Arc::clone(&lock), &shutdown);
+    let ending = wired.supervise(&config, &lock, &shutdown).await?;
+    tracing::info!("bridge ended");
+    Ok(ending)
+}
+
+/// Keeps other bridges off the folder, and lets whoever wants to drop a mission find where; also when it was made again.
+fn keep(directory: &Path, lock: &PathLock) -> Result<(), LockError> {
+    lock.renew()?;
+    let inbox = directory.join("inbox");
+    match std::fs::create_dir(&inbox) {
+        Err(error) if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            tracing::debug!(file.path = %inbox.display(), error = %error, "the drop folder cannot be made");
         }
         Ok(()) | Err(_) => {}
     }
-    let wired = wire(&config, store, http, &shutdown);
-    let ending = wired.supervise(&config, &shutdown).await;
-    tracing::info!("bridge ended");
-    Ok(ending)
+    Ok(())
 }
 
 async fn wait_for_folder(directory: &PathBuf, shutdown: &Shutdown) -> bool {
@@ -168,7 +174,7 @@ struct Wired {
     watch_mode: watch::Receiver<(bool, Option<String>)>,
 }
 
-fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -> Wired {
+fn wire(config: &Config, store: SessionStore, http: Http, lock: Arc<PathLock>, shutdown: &Shutdown) -> Wired {
     let tasks = Tasks::new(shutdown.clone());
     // Notices and news are small and few per session; the numbers only decide how much a burst may run ahead.
     let (notices, watched) = mpsc::channel::<Notice>(1024);
@@ -193,7 +199,7 @@ fn wire(config: &Config, store: SessionStore, http: Http, shutdown: &Shutdown) -
     let store = Arc::new(store);
     tasks.spawn("intake", intake::worker::run(config.intake, Arc::clone(&store), dropped, shutdown.clone()));
     let open_journals = Arc::new(Semaphore::new(JOURNALS_KEPT_OPEN));
-    let room = Room { store, fsync: config.fsync, open_journals, news };
+    let room = Room { store, fsync: config.fsync, lock, open_journals, news };
     let channels = folder::Channels {
         tasks: folder_inbox,
         happenings: happened,
@@ -303,13 +309,29 @@ async fn carry_happenings(mut reports: mpsc::Receiver<following::Report>, tasks:
 }
 
 impl Wired {
-    async fn supervise(mut self, config: &Config, shutdown: &Shutdown) -> Ending {
+    /// Watches over the stages until they have ended.
+    ///
+    /// # Errors
+    /// [`BridgeError::Lock`] when the folder was made again and another bridge was faster.
+    async fn supervise(
+        mut self,
+        config: &Config,
+        lock: &Arc<PathLock>,
+        shutdown: &Shutdown,
+    ) -> Result<Ending, BridgeError> {
         let directory = config.watcher.watch_dir.clone();
         let started_at = clock::wall();
         let mut quiet_since: Option<tokio::time::Instant> = None;
         let mut ending = Ending::Orderly;
         let mut last: Option<BridgeStatus> = None;
+        let mut displaced = None;
         while !shutdown.is_started() {
+            let (held, folder) = (Arc::clone(lock), directory.clone());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keep(&folder, &held)).await {
+                displaced = Some(error);
+                shutdown.start(Cause::Fatal("the lock of the folder"));
+                break;
+            }
             let status = self.status(config, started_at, false);
             write_status(&directory, &status, &mut last).await;
             if config.once {
@@ -332,12 +354,16 @@ impl Wired {
         if !self.tasks.join(config.dispatcher.drain_timeout * 2 + Duration::from_secs(1)).await {
             tracing::warn!(count = self.tasks.len(), "not every task ended in time");
         }
+        if let Some(error) = displaced {
+            // The status file is the other one's.
+            return Err(BridgeError::Lock(error));
+        }
         let status = self.status(config, started_at, true);
         write_status(&directory, &status, &mut last).await;
-        match shutdown.cause() {
+        Ok(match shutdown.cause() {
             Some(Cause::Panic(_) | Cause::Fatal(_)) => Ending::Broken,
             Some(Cause::Signal | Cause::Finished) | None => ending,
-        }
+        })
     }
 
     fn is_finished(&mut self) -> (bool, bool) {
@@ -420,7 +446,7 @@ impl Wired {
 }
 
 /// Writes the status when it says something new, and as a heartbeat.
-async fn write_status(directory: &std::path::Path, status: &BridgeStatus, last: &mut Option<BridgeStatus>) {
+async fn write_status(directory: &Path, status: &BridgeStatus, last: &mut Option<BridgeStatus>) {
     let news = last.as_ref().is_none_or(|old| {
         let same_but_time = BridgeStatus { updated_at: old.updated_at, ..status.clone() } == *old;
         !same_but_time || status.updated_at.since(old.updated_at) >= HEARTBEAT

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,8 @@ impl LineFile {
         let is_torn = open.ended_at.take() != Some(size) && !ends_a_line(&open.file, size)?;
         let text = if is_torn { Cow::Owned([b"\n", lines].concat()) } else { Cow::Borrowed(lines) };
         open.file.write_all(&text)?;
-        open.ended_at = u64::try_from(text.len()).ok().map(|length| size + length);
+        let is_whole = text.ends_with(b"\n");
+        open.ended_at = u64::try_from(text.len()).ok().filter(|_| is_whole).map(|length| size + length);
         if policy == FsyncPolicy::Always { open.file.sync_data() } else { Ok(()) }
     }
 
@@ -108,33 +109,43 @@ fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Reads the whole lines among the last `limit_bytes` of a file, oldest first, without their newlines; a missing file has
-/// none. What is not UTF-8 is replaced; a line that is unfinished, or that begins before, is left out.
+/// Hands over the whole lines among the last `limit_bytes` of a file, oldest first, without their newlines, and holds no more
+/// than one of them; a missing file has none. What is not UTF-8 is replaced; a line that is unfinished, empty, or begins before,
+/// is left out.
 ///
 /// # Errors
 /// What the file system says.
-pub fn tail(path: &Path, limit_bytes: u64) -> io::Result<Vec<String>> {
+pub fn tail(path: &Path, limit_bytes: u64, mut line: impl FnMut(&str)) -> io::Result<()> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     let from = file.metadata()?.len().saturating_sub(limit_bytes);
-    let begins_a_line = from == 0 || ends_a_line(&file, from)?;
+    let mut begins_a_line = from == 0 || ends_a_line(&file, from)?;
     file.seek(SeekFrom::Start(from))?;
+    let mut reader = BufReader::with_capacity(64 * 1024, file.take(limit_bytes));
     let mut bytes = Vec::new();
-    file.take(limit_bytes).read_to_end(&mut bytes)?;
-    let newline = |byte: &u8| *byte == b'\n';
-    let end = bytes.iter().rposition(newline).map_or(0, |at| at + 1);
-    let start = if begins_a_line { 0 } else { bytes.iter().position(newline).map_or(end, |at| at + 1) };
-    let lines = bytes[start..end].split(newline).filter(|line| !line.is_empty());
-    Ok(lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect())
+    while reader.read_until(b'\n', &mut bytes)? > 0 {
+        let is_whole = std::mem::replace(&mut begins_a_line, true);
+        if let Some(text) = bytes.strip_suffix(b"\n").filter(|text| is_whole && !text.is_empty()) {
+            line(&String::from_utf8_lossy(text));
+        }
+        bytes.clear();
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    fn lines(path: &Path, limit_bytes: u64) -> io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        tail(path, limit_bytes, |line| lines.push(line.to_owned()))?;
+        Ok(lines)
+    }
 
     #[test]
     fn a_torn_line_is_closed_off_and_left_out() {
@@ -143,14 +154,24 @@ mod tests {
         let mut log = LineFile::new(&path, FsyncPolicy::Always);
         log.append(["one"]).unwrap();
         fs::write(&path, "one\ntw").unwrap();
-        assert_eq!(tail(&path, 100).unwrap(), ["one"]);
+        assert_eq!(lines(&path, 100).unwrap(), ["one"]);
         log.append(["three", "four"]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nthree\nfour\n");
         let mut other = LineFile::new(&path, FsyncPolicy::Never);
         other.append(["five"]).unwrap();
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"si").unwrap();
         log.append(["seven"]).unwrap();
-        assert_eq!(tail(&path, 100).unwrap(), ["one", "tw", "three", "four", "five", "si", "seven"]);
+        assert_eq!(lines(&path, 100).unwrap(), ["one", "tw", "three", "four", "five", "si", "seven"]);
+    }
+
+    #[test]
+    fn a_text_without_its_last_newline_is_closed_off_by_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LineFile::new(&path, FsyncPolicy::Never);
+        log.append_whole(b"one\ntw").unwrap();
+        log.append_whole(b"three\n").unwrap();
+        assert_eq!(lines(&path, 100).unwrap(), ["one", "tw", "three"]);
     }
 
     #[test]
@@ -158,10 +179,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "first\nsecond\nthird\n").unwrap();
-        assert_eq!(tail(&path, 9).unwrap(), ["third"]);
-        assert_eq!(tail(&path, 6).unwrap(), ["third"]);
-        assert_eq!(tail(&path, 5).unwrap(), [""; 0]);
-        assert_eq!(tail(&directory.path().join("none"), 6).unwrap(), [""; 0]);
+        assert_eq!(lines(&path, 9).unwrap(), ["third"]);
+        assert_eq!(lines(&path, 6).unwrap(), ["third"]);
+        assert_eq!(lines(&path, 5).unwrap(), [""; 0]);
+        assert_eq!(lines(&directory.path().join("none"), 6).unwrap(), [""; 0]);
     }
 
     #[test]
@@ -177,8 +198,8 @@ mod tests {
         fs::rename(directory.path().join("new"), &path).unwrap();
         log.append(["three"]).unwrap();
         log.sync().unwrap();
-        assert_eq!(tail(&path, 100).unwrap(), ["other", "three"]);
-        assert_eq!(tail(&directory.path().join("log.1"), 100).unwrap(), ["one"]);
+        assert_eq!(lines(&path, 100).unwrap(), ["other", "three"]);
+        assert_eq!(lines(&directory.path().join("log.1"), 100).unwrap(), ["one"]);
     }
 
     #[test]
@@ -196,8 +217,8 @@ mod tests {
                 });
             }
         });
-        let lines = tail(&path, u64::MAX).unwrap();
-        assert_eq!(lines.len(), 1600);
-        assert!(lines.iter().all(|line| line.len() > 200 && line.ends_with(&"x".repeat(200))));
+        let all = lines(&path, u64::MAX).unwrap();
+        assert_eq!(all.len(), 1600);
+        assert!(all.iter().all(|line| line.len() > 200 && line.ends_with(&"x".repeat(200))));
     }
 }

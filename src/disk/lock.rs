@@ -8,9 +8,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::wait;
+use super::{identity, wait};
 
 /// Longest time between two looks at a held lock.
 const LONGEST_PAUSE: Duration = Duration::from_millis(25);
@@ -62,7 +63,7 @@ fn name(holder: Option<&Holder>) -> String {
 #[derive(Debug)]
 #[must_use = "the lock is given back at once when this value is dropped"]
 pub struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -84,7 +85,7 @@ impl FileLock {
         match file.try_lock() {
             Ok(()) => {
                 sign(&mut file).map_err(failed)?;
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
                 Err(LockError::Held { path: path.to_owned(), holder: signature(&mut file) })
@@ -102,7 +103,7 @@ impl FileLock {
         let failed = |source| LockError::Io { path: directory.to_owned(), source };
         let file = File::open(directory).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => {
                 Err(LockError::Held { path: directory.to_owned(), holder: None })
             }
@@ -131,6 +132,47 @@ impl FileLock {
             (None, Some(error)) => Err(error),
             (None, None) => Err(LockError::Held { path: path.to_owned(), holder: None }),
         }
+    }
+}
+
+/// A lock on whatever file has a path. A directory may be removed and made again, and then the lock on the old file keeps nobody
+/// off the new one.
+#[derive(Debug)]
+pub struct PathLock {
+    path: PathBuf,
+    held: Mutex<FileLock>,
+}
+
+impl PathLock {
+    /// Takes the lock, or says at once who has it.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another one has it.
+    pub fn try_acquire(path: impl Into<PathBuf>) -> Result<Self, LockError> {
+        let path = path.into();
+        let held = Mutex::new(FileLock::try_acquire(&path)?);
+        Ok(Self { path, held })
+    }
+
+    /// Makes sure that the lock is on the file that has the path now, and takes it anew where it is not. A directory that is
+    /// gone needs no lock.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another one was faster.
+    pub fn renew(&self) -> Result<(), LockError> {
+        let failed = |source| LockError::Io { path: self.path.clone(), source };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = identity::of_file(&held.file).map_err(failed)?;
+        let there = identity::of_path(&self.path).map_err(failed)?;
+        if there.is_some_and(|there| (there.device, there.inode) == (ours.device, ours.inode)) {
+            return Ok(());
+        }
+        match FileLock::try_acquire(&self.path) {
+            Ok(anew) => *held = anew,
+            Err(LockError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 }
 
@@ -186,6 +228,30 @@ mod tests {
         drop(lock);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         drop(FileLock::acquire(&path, Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn a_path_that_was_made_again_is_locked_again_unless_somebody_was_faster() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("f");
+        let path = folder.join("l");
+        let make_again = || {
+            std::fs::remove_dir_all(&folder).unwrap();
+            std::fs::create_dir(&folder).unwrap();
+        };
+        std::fs::create_dir(&folder).unwrap();
+        let lock = PathLock::try_acquire(&path).unwrap();
+        lock.renew().unwrap();
+        make_again();
+        lock.renew().unwrap();
+        assert!(PathLock::try_acquire(&path).is_err(), "it holds the new one");
+        std::fs::remove_dir_all(&folder).unwrap();
+        lock.renew().unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        let other = PathLock::try_acquire(&path).unwrap();
+        assert!(matches!(lock.renew(), Err(LockError::Held { holder: Some(_), .. })));
+        drop(other);
+        lock.renew().unwrap();
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Pure: whose turn it is.
 //!
 //! Urgent before normal, whichever session it stands in. Among equals the sessions take turns, so that one with ten
-//! thousand missions delays one with a single mission by one turn at most. A turn is a few missions long: claims of one
-//! session go to the disk together, and a turn of one would flush once per mission. Inside a session: oldest first, then
-//! the place in the array.
+//! thousand missions delays one with a single mission by one turn at most. A turn is several missions long, how many says
+//! [`super::machine::turn_length`]: claims of one session go to the disk together, and a turn of one would flush once per
+//! mission. Inside a session: oldest first, then the place in the array.
 
 use crate::domain::id::SessionId;
 use crate::domain::mission::Priority;

@@ -279,7 +279,7 @@ impl Worker {
         let errand = Errand { key, dispatch, address };
         let takes_it = |courier: &mpsc::Sender<Errand>| courier.try_send(errand).is_ok();
         if !self.couriers.get(number).is_some_and(takes_it) {
-            // Only one that panicked takes no errand, and then the bridge is ending.
+            // An idle courier has room for an errand, and none ends before the dispatcher does.
             tracing::error!("a request could not be sent; the next start asks the registry about it");
         }
     }
@@ -376,5 +376,70 @@ impl Worker {
 async fn report_to(done: &mpsc::Sender<Done>, what: Done) {
     if done.send(what).await.is_err() {
         tracing::debug!("an answer came after the end; the journal knows that its request was open");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{MissionId, SessionId};
+    use crate::domain::mission::Priority;
+    use crate::net::http::{self, Http};
+    use crate::session::document::Document;
+    use crate::session::messages::Offer;
+    use axum::http::StatusCode;
+    use axum::routing::post;
+
+    #[tokio::test]
+    async fn many_missions_are_sent_by_as_many_couriers_as_there_are_slots() {
+        const MISSIONS: usize = 100;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serve_url = format!("http://{}", listener.local_addr().unwrap());
+        let accept = post(async || (StatusCode::ACCEPTED, "{}"));
+        let registry = axum::Router::new().route("/api/v1/sessions/s/dispatch", accept);
+        let shutdown = Shutdown::new();
+        let tasks = Tasks::new(shutdown.clone());
+        let serving = axum::serve(listener, registry).with_graceful_shutdown({
+            let shutdown = shutdown.clone();
+            async move { shutdown.started().await }
+        });
+        tasks.spawn("registry", async move { serving.await.unwrap() });
+        let (news, heard) = mpsc::channel(16);
+        let (orders, mut told) = mpsc::channel(16);
+        let channels = Channels { news: heard, orders, report: watch::Sender::default() };
+        let client = Client::new(Http::new(http::Config::default()).unwrap(), serve_url, None);
+        let config = Config { max_in_flight: 2, ..Config::default() };
+        tasks.spawn("dispatcher", run(config, Payload::default(), client, channels, shutdown.clone(), 1));
+
+        let session = SessionId::new("s").unwrap();
+        let mission = |n| MissionId::new(format!("m-{n}")).unwrap();
+        let offer = |n| Offer { mission: mission(n), priority: Priority::Normal, created_at: None, index: n };
+        let missions = (0..MISSIONS).map(offer).collect();
+        news.send(vec![News::Offers { session, missions }]).await.unwrap();
+        let text = Document::parse(r#"{"missions":[{"objective":"x"}]}"#).unwrap();
+        let mut assigned = 0;
+        while assigned < MISSIONS {
+            for order in told.recv().await.unwrap() {
+                if let Order::Begin { key } = order {
+                    let dispatch = Dispatch {
+                        wire_session: Arc::from("s"),
+                        mission: text.mission_at(0).unwrap().to_text(),
+                        idempotency_key: key.mission.to_string(),
+                        run: 1,
+                        attempt: 1,
+                    };
+                    news.send(vec![News::Begun { key, dispatch }]).await.unwrap();
+                } else {
+                    assert!(matches!(order, Order::Assigned { .. }), "{order:?}");
+                    assigned += 1;
+                }
+            }
+        }
+        // Two couriers, two connections with a task at either end, the dispatcher, the registry.
+        let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        assert!(alive <= 12, "{alive} tasks for two slots");
+        shutdown.start(crate::runtime::shutdown::Cause::Finished);
+        drop(told);
+        assert!(tasks.join(std::time::Duration::from_secs(10)).await);
     }
 }

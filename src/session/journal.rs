@@ -15,7 +15,7 @@
 //! | `bridge.withdrawn` | it was aborted before any executor had it |
 //! | `bridge.restored` | another program wrote an old copy; our fields were put back |
 //! | `bridge.steering` | somebody edited a live mission; this was asked of the registry |
-//! | `bridge.carried` | first line after a rotation: everything that still matters |
+//! | `bridge.carried` | first lines after a rotation: everything that still matters |
 //!
 //! Other programs append to the same file. Lines that are not ours, and torn ones, are passed over.
 
@@ -24,13 +24,14 @@ use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::FailureReason;
 use crate::domain::time::Timestamp;
 use crate::protocol::envelope::parse_envelope;
+use crate::protocol::executor_v1::MAX_RECENT_EVENTS;
 use crate::session::ledger::{Applied, Field, Held, HeldMut, Ledger, Phase};
 use crate::session::messages::Wish;
 use crate::session::patch;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// One of our lines.
 #[derive(Debug, Clone, Serialize)]
@@ -132,7 +133,7 @@ pub enum Line {
         /// What they want.
         wish: Cow<'static, str>,
     },
-    /// Everything that still matters, as the first line after a rotation.
+    /// Everything that still matters, as the first lines after a rotation.
     #[serde(rename = "bridge.carried")]
     Carried {
         /// When.
@@ -159,10 +160,33 @@ pub struct Carried {
     been: u16,
     #[serde(default = "epoch")]
     ended_before: Timestamp,
-    /// The events it has seen, by their digests: a registry may tell them again.
+    /// The last events it has seen, by their digests: as many as a registry may tell again.
     #[serde(default)]
     seen: Vec<u64>,
     fields: Vec<(String, Box<RawValue>)>,
+}
+
+impl Carried {
+    fn of(mission_id: &MissionId, held: &Held) -> Self {
+        // An ended mission takes no more events in, whether it has seen them or not.
+        let told_again = if held.phase == Phase::Ended { 0 } else { MAX_RECENT_EVENTS };
+        let newest = held.seen.len().saturating_sub(told_again);
+        let field = |f: &Field| Some((f.key.to_owned(), RawValue::from_string(f.raw.clone()).ok()?));
+        Self {
+            mission_id: mission_id.clone(),
+            run: held.run,
+            attempts: held.attempts,
+            sent_at: held.sent_at,
+            claimed: held.phase == Phase::Claimed,
+            state: held.state.as_file().to_owned(),
+            state_since: held.state_since,
+            executor_id: held.executor.clone(),
+            been: held.been,
+            ended_before: held.ended_before,
+            seen: held.seen.iter().skip(newest).copied().collect(),
+            fields: held.fields.iter().filter_map(field).collect(),
+        }
+    }
 }
 
 fn epoch() -> Timestamp {
@@ -186,30 +210,17 @@ impl Line {
         Some(Self::Event { ts, mission_id, applied: Cow::Borrowed(applied), envelope })
     }
 
-    /// Makes the first line after a rotation.
-    pub fn carried(ts: Timestamp, ledger: &Ledger) -> Self {
-        let missions = ledger
-            .iter()
-            .map(|(mission_id, held)| Carried {
-                mission_id: mission_id.clone(),
-                run: held.run,
-                attempts: held.attempts,
-                sent_at: held.sent_at,
-                claimed: held.phase == Phase::Claimed,
-                state: held.state.as_file().to_owned(),
-                state_since: held.state_since,
-                executor_id: held.executor.clone(),
-                been: held.been,
-                ended_before: held.ended_before,
-                seen: held.seen.iter().copied().collect(),
-                fields: held
-                    .fields
-                    .iter()
-                    .filter_map(|f| Some((f.key.to_owned(), RawValue::from_string(f.raw.clone()).ok()?)))
-                    .collect(),
-            })
-            .collect();
-        Self::Carried { ts, missions }
+    /// Makes the first lines after a rotation, of so many missions each that no line is long.
+    pub fn carried(ts: Timestamp, ledger: &Ledger) -> impl Iterator<Item = Self> {
+        /// A mission takes a few hundred bytes, and some kilobytes where it has been asked and answered at length.
+        const MISSIONS_A_LINE: usize = 500;
+        let missions: Vec<Carried> =
+            ledger.iter().map(|(mission, held)| Carried::of(mission, held)).collect();
+        let mut rest = missions.into_iter().peekable();
+        std::iter::from_fn(move || {
+            rest.peek()?;
+            Some(Self::Carried { ts, missions: rest.by_ref().take(MISSIONS_A_LINE).collect() })
+        })
     }
 
     /// Appends the line, with its line feed, to `out`.
@@ -239,15 +250,20 @@ pub fn digest(raw: &str) -> u64 {
         #[serde(default)]
         data: serde_json::Value,
     }
-    let mut hasher = DefaultHasher::new();
+    // Prints are written down when a journal is rotated, so they have to be the same in every build.
+    let mut hasher = Sha256::new();
     match serde_json::from_str::<Core<'_>>(raw) {
         Ok(core) => {
-            (core.event, core.ts).hash(&mut hasher);
-            core.data.to_string().hash(&mut hasher);
+            hasher.update(core.event.as_bytes());
+            hasher.update([0]);
+            hasher.update(core.ts.as_bytes());
+            hasher.update([0]);
+            hasher.update(core.data.to_string());
         }
-        Err(_other_shape) => raw.hash(&mut hasher),
+        Err(_other_shape) => hasher.update(raw),
     }
-    hasher.finish()
+    let hash: [u8; 32] = hasher.finalize().into();
+    hash.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
 /// Adds one line up. Lines that are not ours change nothing.
@@ -345,7 +361,8 @@ fn fold_carried(ledger: &mut Ledger, carried: Carried) {
     held.state_since = carried.state_since;
     held.ended_before = carried.ended_before;
     held.been |= carried.been;
-    held.seen = carried.seen.into();
+    let newest = carried.seen.len().saturating_sub(MAX_RECENT_EVENTS);
+    held.seen = carried.seen.into_iter().skip(newest).collect();
     held.shown = None;
     if state == MissionState::Queued {
         held.phase = if carried.claimed { Phase::Claimed } else { Phase::Waiting };

@@ -273,7 +273,7 @@ impl Held {
         if self.seen.contains(&digest) {
             return Applied::Duplicate;
         }
-        if self.seen.len() == REMEMBERED_EVENTS {
+        if self.seen.len() >= REMEMBERED_EVENTS {
             self.seen.pop_front();
         }
         self.seen.push_back(digest);

@@ -216,6 +216,7 @@ fn unexplained(held: &Held, status: &MissionStatus) -> Option<MissionEvent> {
 mod tests {
     use super::*;
     use crate::disk::fsync::FsyncPolicy;
+    use crate::disk::lock::PathLock;
     use crate::domain::id::SessionId;
     use crate::domain::time::Timestamp;
     use crate::session::messages::News;
@@ -233,7 +234,8 @@ mod tests {
         let (news, mut heard) = tokio::sync::mpsc::channel(64);
         let store = Arc::new(SessionStore::new(folder.path(), FsyncPolicy::Never));
         let open_journals = Arc::new(tokio::sync::Semaphore::new(1));
-        let room = Room { store, fsync: FsyncPolicy::Never, open_journals, news };
+        let lock = Arc::new(PathLock::try_acquire(folder.path().join("bridge.lock")).unwrap());
+        let room = Room { store, fsync: FsyncPolicy::Never, lock, open_journals, news };
         let session = SessionId::new("s").unwrap();
         let mission = MissionId::new("m").unwrap();
         let mut desk = Desk::new(session.clone());

@@ -12,6 +12,7 @@
 use super::merge::{Findings, Problem, Scope, reconcile};
 use super::traces::rebase;
 use crate::disk::fsync::FsyncPolicy;
+use crate::disk::lock::PathLock;
 use crate::domain::error::with_causes;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
@@ -138,6 +139,8 @@ pub struct Room {
     pub store: Arc<SessionStore>,
     /// When the journal reaches the disk.
     pub fsync: FsyncPolicy,
+    /// Keeps other bridges off the folder.
+    pub lock: Arc<PathLock>,
     /// How many journals may stay open while their sessions are busy; the others are opened for each append.
     pub open_journals: Arc<Semaphore>,
     /// To the dispatcher, who never keeps anybody waiting: what belongs together goes together, and wakes it once.
@@ -162,6 +165,8 @@ pub struct Desk {
     urgent: bool,
     warned_old_copy: Option<Instant>,
     warned_gone: Vec<MissionId>,
+    /// From which size on the journal is worth a rotation, in bytes.
+    rotate_above: u64,
 }
 
 impl Desk {
@@ -179,6 +184,7 @@ impl Desk {
             urgent: false,
             warned_old_copy: None,
             warned_gone: Vec::new(),
+            rotate_above: journal_file::ROTATE_ABOVE_BYTES,
         }
     }
 
@@ -474,7 +480,11 @@ impl Desk {
             self.offered.remove(mission);
         }
         let skipped = |key: MissionKey, why| News::Skipped { key, why };
-        let document = self.document.clone().filter(|_| done.unreadable.is_none());
+        let (is_ours, why) = match room.lock.renew() {
+            Ok(()) => (true, "session.json is gone or cannot be read"),
+            Err(_held) => (false, "another bridge works on the folder"),
+        };
+        let document = self.document.clone().filter(|_| is_ours && done.unreadable.is_none());
         let (Some(document), Some(ledger)) = (document, self.ledger.as_mut()) else {
             // Once it can be read, a look offers them again.
             if let Some(ledger) = &mut self.ledger {
@@ -485,7 +495,7 @@ impl Desk {
             let keys = missions
                 .iter()
                 .map(|mission| MissionKey { session: self.session.clone(), mission: mission.clone() });
-            return keys.map(|key| skipped(key, "session.json is gone or cannot be read")).collect();
+            return keys.map(|key| skipped(key, why)).collect();
         };
         let state = SessionState::from_file(document.session_str("state").as_deref());
         let wire_session: Arc<str> =
@@ -625,12 +635,15 @@ impl Desk {
         self.rotate(room);
     }
 
-    fn rotate(&self, room: &Room) {
+    fn rotate(&mut self, room: &Room) {
         let Some(ledger) = &self.ledger else { return };
-        if let Err(error) =
-            journal_file::rotate(&room.store.log_file(&self.session), ledger, clock::wall(), room.fsync)
-        {
-            tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be rotated");
+        let path = room.store.log_file(&self.session);
+        match journal_file::rotate(&path, ledger, clock::wall(), room.fsync, self.rotate_above) {
+            Ok(Some(worthwhile)) => self.rotate_above = worthwhile,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(session.id = %self.session, error = %error, "log.jsonl cannot be rotated");
+            }
         }
     }
 }

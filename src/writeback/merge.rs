@@ -449,6 +449,7 @@ mod tests {
     use crate::domain::event::MissionEvent;
     use crate::domain::lifecycle::Happening;
     use crate::session::edits::MissionPatch;
+    use crate::session::journal::Line;
     use crate::session::ledger::Applied;
     use crate::writeback::traces::rebase;
     use proptest::prelude::*;
@@ -694,7 +695,7 @@ mod tests {
     /// A ledger as it comes out of the journal: nothing in it says what had reached the file.
     fn read_back(file: &Document, ledger: &Ledger) -> Ledger {
         let mut line = Vec::new();
-        crate::session::journal::Line::carried(AT, ledger).write(&mut line);
+        Line::carried(AT, ledger).for_each(|part| part.write(&mut line));
         let mut folded = Ledger::default();
         crate::session::journal::fold(&mut folded, std::str::from_utf8(&line).unwrap());
         rebase(file, &mut folded);
