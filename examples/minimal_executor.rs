@@ -3,22 +3,19 @@
 #![expect(clippy::disallowed_methods, reason = "an example spawns plainly")]
 
 use aiwg_rs::{net::ws::Connection, protocol::route, runtime::clock};
-use anyhow::Context as _;
-use axum::http::{HeaderMap, StatusCode, header::AUTHORIZATION};
-use axum::{Json, Router, extract::State, routing::post};
+use axum::{Json, Router, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
-use std::collections::{HashMap, hash_map::Entry};
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{collections::HashMap, process::Stdio, sync::Arc, time::Duration};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc};
-use tokio_util::sync::CancellationToken;
 
 struct Executor {
     id: String,
     bearer: String,
-    /// Every mission it ever accepted, with the switch that ends it.
-    missions: Mutex<HashMap<String, CancellationToken>>,
+    /// Every mission it ever accepted: the key of its run, and its processes while they run.
+    missions: Mutex<HashMap<String, (String, Option<Pid>)>>,
     events: mpsc::Sender<Value>,
 }
 
@@ -32,10 +29,11 @@ async fn main() -> anyhow::Result<()> {
         "transport_endpoints": {"rest": format!("http://{here}"), "ws": format!("ws://{here}")},
         "capabilities": ["isolation:none", "runtime:custom:sh"]});
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.post(format!("{registry}/api/v1/executors/register")).json(&me).send().await?;
-    let token = answer.error_for_status()?.json::<Value>().await?["token"].as_str().unwrap_or("").to_owned();
+    let answer = client.post(route::join(&registry, route::REGISTER)).json(&me).send().await?;
+    let answer: Value = answer.error_for_status()?.json().await?;
+    let token = answer["token"].as_str().unwrap_or_default();
     let url = route::join(&route::socket_base(&registry), &route::socket(&id));
-    let mut line = Connection::open(&url, Some(&token), Duration::from_secs(5)).await?;
+    let mut line = Connection::open(&url, Some(token), Duration::from_secs(5)).await?;
     let (bearer, (events, mut outbox)) = (format!("Bearer {token}"), mpsc::channel(1024));
     let executor = Arc::new(Executor { id, bearer, missions: Mutex::default(), events });
     executor.say("executor.resync", None, json!({"owned_mission_ids": []})).await;
@@ -47,63 +45,55 @@ async fn main() -> anyhow::Result<()> {
             order = line.next_text() => {
                 let order: Value = serde_json::from_str(&order?)?;
                 let id = order["mission_id"].as_str().filter(|_| order["event"] == "mission.aborted");
-                executor.missions.lock().await.get(id.unwrap_or_default()).inspect(|stop| stop.cancel());
+                let run = executor.missions.lock().await.get(id.unwrap_or_default()).cloned();
+                run.and_then(|(_, group)| Some(kill_process_group(group?, Signal::KILL)));
             }
         }
     }
 }
 
-type Answer = (StatusCode, Json<Value>);
+type Answer = Result<(StatusCode, Json<Value>), StatusCode>;
 
 async fn dispatch(me: State<Arc<Executor>>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
-    if headers.get(AUTHORIZATION).is_none_or(|bearer| bearer.as_bytes() != me.bearer.as_bytes()) {
-        return (StatusCode::UNAUTHORIZED, Json(json!({"error": "token_invalid"})));
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if header("authorization") != Some(&me.bearer) {
+        return Err(StatusCode::UNAUTHORIZED);
     }
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
-    // A mission that is known already is the same run, asked for again.
-    if let Entry::Vacant(place) = me.missions.lock().await.entry(text("mission_id")) {
-        let stop = place.insert(CancellationToken::new()).clone();
-        tokio::spawn(Arc::clone(&me).run(text("mission_id"), text("objective"), stop));
+    let (id, run) = (text("mission_id"), header("idempotency-key").unwrap_or_default());
+    let mut missions = me.missions.lock().await;
+    // The same key is the same run, asked for again; a mission that is to run once more has another one.
+    if missions.get(&id).is_none_or(|(known, _)| known != run) {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("exec 2>&1\n{}", text("objective"))).stdin(Stdio::null());
+        let shell = shell.stdout(Stdio::piped()).process_group(0).spawn();
+        let shell = shell.map_err(|_refused| StatusCode::INTERNAL_SERVER_ERROR)?;
+        let group = shell.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        missions.insert(id.clone(), (run.to_owned(), group));
+        tokio::spawn(Arc::clone(&me).follow(id.clone(), shell));
     }
-    let answer = json!({"mission_id": body["mission_id"], "executor_id": me.id, "status": "assigned"});
-    (StatusCode::ACCEPTED, Json(answer))
+    Ok((StatusCode::ACCEPTED, Json(json!({"mission_id": id, "executor_id": me.id, "status": "assigned"}))))
 }
 
 impl Executor {
     async fn say(&self, event: &str, mission: Option<&str>, data: Value) {
-        let (id, ts) = (&self.id, clock::wall());
-        let event = json!({"event": event, "executor_id": id, "mission_id": mission, "ts": ts, "data": data});
+        let event = json!({"event": event, "executor_id": self.id, "mission_id": mission, "ts": clock::wall(),
+            "data": data});
         drop(self.events.send(event).await);
     }
 
-    async fn run(self: Arc<Self>, id: String, objective: String, stop: CancellationToken) {
-        let (event, data) = match self.work(&id, &objective, &stop).await {
-            Ok(_) if stop.is_cancelled() => ("mission.aborted", json!({"state": "aborted"})),
-            Ok(0) => ("mission.completed", json!({"state": "done", "exit_code": 0})),
+    async fn follow(self: Arc<Self>, id: String, mut shell: Child) {
+        self.say("mission.started", Some(&id), json!({"state": "running"})).await;
+        let mut lines = shell.stdout.take().map(|output| BufReader::new(output).split(b'\n'));
+        while let Some(Ok(Some(line))) = async { Some(lines.as_mut()?.next_segment().await) }.await {
+            self.say("mission.progress", Some(&id), json!({"summary": String::from_utf8_lossy(&line)})).await;
+        }
+        let (event, data) = match shell.wait().await.map(|status| status.code()) {
+            Ok(Some(0)) => ("mission.completed", json!({"state": "done", "exit_code": 0})),
+            Ok(None) => ("mission.aborted", json!({"state": "aborted", "reason": "killed"})),
             code => ("mission.failed", json!({"state": "failed", "reason": "exit", "exit_code": code.ok()})),
         };
+        self.missions.lock().await.entry(id.clone()).and_modify(|(_, group)| *group = None);
         self.say(event, Some(&id), data).await;
-    }
-
-    async fn work(&self, id: &str, objective: &str, stop: &CancellationToken) -> anyhow::Result<i32> {
-        self.say("mission.started", Some(id), json!({"state": "running", "agent_runtime": "custom:sh"}))
-            .await;
-        let mut shell = tokio::process::Command::new("sh");
-        shell.arg("-c").arg(format!("exec 2>&1\n{objective}")).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut shell = shell.process_group(0).spawn()?;
-        let group = shell.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("no process")?;
-        let mut lines = BufReader::new(shell.stdout.take().context("no pipe")?).split(b'\n');
-        let report = async {
-            while let Some(line) = lines.next_segment().await? {
-                let progress = json!({"summary": String::from_utf8_lossy(&line)});
-                self.say("mission.progress", Some(id), progress).await;
-            }
-            anyhow::Ok(())
-        };
-        tokio::select! {
-            ended = report => ended?,
-            () = stop.cancelled() => kill_process_group(group, Signal::KILL)?,
-        }
-        Ok(shell.wait().await?.code().unwrap_or(-1))
     }
 }

@@ -92,6 +92,11 @@ async fn the_minimal_executor_runs_reports_and_stops() {
 
     dispatch(&serve, "bad", "exit 3").await;
     assert_eq!(serve.mission_in("bad", "failed").await["exit_code"], 3);
+    // What `mc retry` sends: the same mission under another key.
+    let body = json!({"mission_id": "bad", "objective": "exit 0", "completion": "it is done"});
+    let request = serve.http.post(format!("{}/api/v1/sessions/s1/dispatch", serve.base)).json(&body);
+    assert_eq!(serve.send(request.header("idempotency-key", "bad#2")).await.status, 202);
+    serve.mission_in("bad", "done").await;
 
     let folder = tempfile::tempdir().unwrap();
     let late = folder.path().join("late");
