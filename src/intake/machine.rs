@@ -83,6 +83,11 @@ impl<K: Hash + Eq> Machine<K> {
         }
     }
 
+    /// Says whether this file, as it is, was tried only once so far.
+    pub fn is_first_failure(&self, key: &K) -> bool {
+        self.files.get(key).is_some_and(|watched| watched.failures == 1)
+    }
+
     /// A file has left its drop folder.
     pub fn on_gone(&mut self, key: &K) {
         self.files.remove(key);

@@ -20,8 +20,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
 /// A drop folder: of a session, or without one the shared one.
 pub type Place = Option<SessionId>;
 
-/// Files that are still there after a look, each with what stood in the way.
-type Left = Vec<(Dropped, Obstacle)>;
+/// Files that are still there after a look, each with why.
+type Left = Vec<(Dropped, IntakeError)>;
 
 /// Runs until `shutdown`; `places` says where something may lie.
 pub async fn run(
@@ -32,7 +32,6 @@ pub async fn run(
 ) {
     let mut machine: Machine<(Place, String)> = Machine::default();
     let mut timers: BTreeSet<(Instant, Place)> = BTreeSet::new();
-    let mut known: HashSet<Place> = HashSet::new();
     let mut next_sweep = Instant::now();
     loop {
         let wake = timers.first().map_or(next_sweep, |(at, _)| next_sweep.min(*at));
@@ -53,14 +52,20 @@ pub async fn run(
             due.insert(place);
         }
         for place in due {
-            known.insert(place.clone());
             let (folders, where_to) = (Arc::clone(&store), place.clone());
             let looked = tokio::task::spawn_blocking(move || look(&folders, where_to.as_ref(), config)).await;
-            for (dropped, obstacle) in looked.unwrap_or_default() {
+            for (dropped, error) in looked.unwrap_or_default() {
                 let key = (place.clone(), dropped.name.clone());
                 let now = Instant::now();
+                let obstacle = obstacle(&error);
                 match machine.on_obstacle(key.clone(), dropped.identity, obstacle, now.into_std()) {
                     Decision::Again(pause) => {
+                        if obstacle == Obstacle::Elsewhere && machine.is_first_failure(&key) {
+                            tracing::warn!(
+                                error = with_causes(&error),
+                                "a dropped file cannot be taken in now; it is tried again"
+                            );
+                        }
                         timers.insert((now + pause, place.clone()));
                     }
                     Decision::Reject => {
@@ -78,9 +83,9 @@ pub async fn run(
         }
         if Instant::now() >= next_sweep {
             next_sweep = Instant::now() + SWEEP_EVERY;
-            let (store, places) = (Arc::clone(&store), known.clone());
+            let store = Arc::clone(&store);
             let swept = tokio::task::spawn_blocking(move || {
-                for place in &places {
+                for place in kept_places(&store) {
                     sweep(&store, place.as_ref(), config.retention);
                 }
             });
@@ -122,7 +127,7 @@ fn look(store: &SessionStore, place: Option<&SessionId>, config: Config) -> Left
                     );
                 }
             }
-            Err(error) => left.push((dropped, obstacle(&error))),
+            Err(error) => left.push((dropped, error)),
         }
     }
     left
@@ -133,13 +138,7 @@ fn obstacle(error: &IntakeError) -> Obstacle {
         _ if error.is_final() => Obstacle::Final,
         IntakeError::Content { .. } | IntakeError::Changed { .. } => Obstacle::Unfinished,
         IntakeError::Form { .. } => Obstacle::Final,
-        IntakeError::Session { .. } | IntakeError::Io { .. } => {
-            tracing::warn!(
-                error = with_causes(error),
-                "a dropped file cannot be taken in now; it is tried again"
-            );
-            Obstacle::Elsewhere
-        }
+        IntakeError::Session { .. } | IntakeError::Io { .. } => Obstacle::Elsewhere,
     }
 }
 
@@ -156,6 +155,14 @@ fn reject(store: &SessionStore, place: Option<&SessionId>, dropped: &Dropped, co
             Err(again) => tracing::warn!(error = with_causes(&again), "a dropped file could not be moved"),
         },
     }
+}
+
+/// Every drop folder that may hold accepted files.
+fn kept_places(store: &SessionStore) -> Vec<Place> {
+    let entries = std::fs::read_dir(store.sessions_dir()).into_iter().flatten().flatten();
+    let sessions = entries.filter_map(|entry| SessionId::new(entry.file_name().to_str()?).ok());
+    let with_accepted = sessions.filter(|session| store.inbox_dir(session).join("accepted").is_dir());
+    std::iter::once(None).chain(with_accepted.map(Some)).collect()
 }
 
 fn sweep(store: &SessionStore, place: Option<&SessionId>, retention: Duration) {

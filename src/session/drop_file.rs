@@ -58,8 +58,9 @@ pub enum Standing {
 }
 
 impl DroppedMission {
-    /// Compares it with a session.
-    pub fn standing(&self, session: &Document) -> Standing {
+    /// Compares it with a session. `dropped` is when its file was put into the drop folder: a mission that is older cannot
+    /// have come from it.
+    pub fn standing(&self, session: &Document, dropped: Timestamp) -> Standing {
         let Some(there) = session.mission(self.id.as_str()) else {
             return Standing::New;
         };
@@ -74,7 +75,11 @@ impl DroppedMission {
             let moving = ["status", "createdAt", "loop", "lastAction"];
             !moving.iter().any(|key| json::spells(member.key.of(&self.raw), key))
         };
-        if members.iter().filter(is_said).all(is_there) { Standing::Known } else { Standing::Taken }
+        let says_when = last_named(&self.raw, &members, "createdAt").is_some();
+        let created = there.string("createdAt").and_then(|text| Timestamp::parse(&text).ok());
+        let is_older = !says_when && created.is_some_and(|created| created < dropped);
+        let is_from_here = !is_older && members.iter().filter(is_said).all(is_there);
+        if is_from_here { Standing::Known } else { Standing::Taken }
     }
 
     /// Adds it to edits, queued.
@@ -89,14 +94,14 @@ impl DroppedMission {
     }
 }
 
-/// Reads a dropped file: one mission or an array of them.
+/// Reads a dropped file: one mission or an array of them. In the drop folder `of` a session it may name no other one.
 ///
 /// # Errors
 /// [`DropError`] for the first thing that is wrong; a file is taken in whole or not at all.
-pub fn parse(bytes: Vec<u8>, stem: &str) -> Result<Vec<DroppedMission>, DropError> {
+pub fn parse(bytes: Vec<u8>, stem: &str, of: Option<&SessionId>) -> Result<Vec<DroppedMission>, DropError> {
     let text = decoded_text(bytes).map_err(DropError::Syntax)?;
     let value = Scanner::whole(&text).map_err(|fault| syntax(&text, fault))?;
-    let file = DropText { text: &text };
+    let file = DropText { text: &text, of };
     match value.of(&text).as_bytes().first() {
         Some(b'{') => Ok(vec![file.mission(value, stem, "")?]),
         Some(b'[') => file.missions(value, stem),
@@ -140,6 +145,8 @@ const KNOWN: [(&str, Kind); 11] = [
 
 struct DropText<'a> {
     text: &'a str,
+    /// Whose drop folder it lies in.
+    of: Option<&'a SessionId>,
 }
 
 impl DropText<'_> {
@@ -227,6 +234,12 @@ impl DropText<'_> {
         patch = patch.with_str("id", id.as_str());
         let session = match field("session").filter(|(value, _)| *value != "null") {
             Some((value, offset)) => match json::decoded(value).map(SessionId::new) {
+                Some(Ok(session)) if self.of.is_some_and(|own| *own != session) => {
+                    let own = self.of.map_or("", SessionId::as_str);
+                    let message =
+                        format!("names session {session}, but the file lies in the drop folder of {own}");
+                    return refuse(offset, "session", message);
+                }
                 Some(Ok(session)) => Some(session),
                 Some(Err(error)) => return refuse(offset, "session", error.to_string()),
                 None => return refuse(offset, "session", "is not a string".to_owned()),
@@ -287,7 +300,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<Vec<DroppedMission>, String> {
-        parse(text.as_bytes().to_vec(), "file").map_err(|error| error.to_string())
+        parse(text.as_bytes().to_vec(), "file", None).map_err(|error| error.to_string())
     }
 
     fn appended(mission: &DroppedMission) -> String {
@@ -355,13 +368,35 @@ mod tests {
     fn a_mission_is_known_by_what_its_file_says() {
         let mission = &parsed(r#"{"objective": "do", "metadata": {"a": 1}}"#).unwrap()[0];
         let standing = |mission_text: &str| {
-            mission.standing(&Document::parse(format!("{{\"missions\":[{mission_text}]}}")).unwrap())
+            let document = Document::parse(format!("{{\"missions\":[{mission_text}]}}")).unwrap();
+            mission.standing(&document, Timestamp::EPOCH)
         };
         assert_eq!(standing(r#"{"id":"other"}"#), Standing::New);
         let same =
             r#"{"id":"file","objective":"do","metadata":{ "a":1 },"status":"running","executorId":"e"}"#;
         assert_eq!(standing(same), Standing::Known);
         assert_eq!(standing(r#"{"id":"file","objective":"do"}"#), Standing::Taken);
+        let created = same.replacen('{', r#"{"createdAt":"2026-01-01T00:00:00Z","#, 1);
+        let document = Document::parse(format!("{{\"missions\":[{created}]}}")).unwrap();
+        let at = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+        let later = at.plus(std::time::Duration::from_millis(1));
+        assert_eq!(mission.standing(&document, at), Standing::Known);
+        assert_eq!(
+            mission.standing(&document, later),
+            Standing::Taken,
+            "the mission was there before its file"
+        );
+    }
+
+    #[test]
+    fn a_drop_in_a_sessions_folder_names_no_other_session() {
+        let own = SessionId::new("s").unwrap();
+        let read = |text: &str| {
+            parse(text.as_bytes().to_vec(), "file", Some(&own)).map_err(|error| error.to_string())
+        };
+        assert!(read(r#"{"objective": "a", "session": "s"}"#).is_ok());
+        let message = "line 1, column 31, field \"session\": names session t, but the file lies in the drop folder of s";
+        assert_eq!(read(r#"{"objective": "a", "session": "t"}"#).unwrap_err(), message);
     }
 
     #[test]

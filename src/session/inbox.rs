@@ -156,8 +156,9 @@ impl SessionStore {
             let failed = |error| IntakeError::Session { path: path.clone(), source: Box::new(error) };
             self.create_session(&session, session.as_str(), max_missions, now).map_err(failed)?;
             let mut standings = Vec::new();
-            let update = self.update(&session, &mut |document| {
-                standings = missions.iter().map(|mission| mission.standing(document)).collect();
+            let dropped_at = Timestamp::from_millis(millis(dropped.identity.changed_ns));
+            let update = self.update_if_whole(&session, &mut |document| {
+                standings = missions.iter().map(|mission| mission.standing(document, dropped_at)).collect();
                 appended(document, &missions, &standings, now)
             });
             drop(update.map_err(failed)?);
@@ -247,7 +248,7 @@ impl DropFolder {
             return Err(IntakeError::Changed { path });
         }
         let stem = drop_file::stem(&dropped.name).unwrap_or(&dropped.name);
-        match drop_file::parse(content.clone(), stem) {
+        match drop_file::parse(content.clone(), stem, self.session.as_ref()) {
             Ok(missions) => Ok((missions, content)),
             Err(source) => Err(IntakeError::Content { path, source }),
         }
@@ -267,10 +268,6 @@ impl DropFolder {
         let mut groups: Vec<(SessionId, Vec<DroppedMission>)> = Vec::new();
         for mission in missions {
             let session = mission.session.clone().unwrap_or_else(|| default.clone());
-            if self.session.as_ref().is_some_and(|own| *own != session) {
-                let own = &default;
-                return Err(form(format!("names session {session}, but lies in the drop folder of {own}")));
-            }
             match groups.iter_mut().find(|(known, _)| *known == session) {
                 Some((_, group)) => group.push(mission),
                 None => groups.push((session, vec![mission])),
@@ -305,7 +302,8 @@ impl DropFolder {
     /// # Errors
     /// When the directory cannot be read or a file not be removed.
     pub fn sweep_accepted(&self, retention: Duration, now: Timestamp) -> io::Result<usize> {
-        let entries = match fs::read_dir(self.path.join("accepted")) {
+        let directory = self.path.join("accepted");
+        let entries = match refuse_link(&directory).and_then(|()| fs::read_dir(&directory)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             other => other?,
         };
@@ -314,8 +312,7 @@ impl DropFolder {
             let entry = entry?;
             let metadata = entry.metadata()?;
             // Moving a file leaves its modification time alone and stamps its change time.
-            let moved_ms = identity::of_metadata(&metadata).changed_ns / 1_000_000;
-            let moved = Timestamp::from_millis(i64::try_from(moved_ms).unwrap_or(i64::MAX));
+            let moved = Timestamp::from_millis(millis(identity::of_metadata(&metadata).changed_ns));
             if metadata.is_file() && now.since(moved) > retention {
                 fs::remove_file(entry.path())?;
                 removed += 1;
@@ -338,7 +335,7 @@ impl DropFolder {
             IntakeError::Io { path: path.clone(), source }
         };
         let directory = self.path.join(directory);
-        fs::create_dir_all(&directory).map_err(failed)?;
+        fs::create_dir_all(&directory).and_then(|()| refuse_link(&directory)).map_err(failed)?;
         let target = rename_to_free(&path, &directory, &dropped.name).map_err(failed)?;
         let moved = fs::symlink_metadata(&target).map(|metadata| identity::of_metadata(&metadata));
         if !moved.map_err(failed)?.is_same_content(&dropped.identity) {
@@ -350,6 +347,19 @@ impl DropFolder {
         self.policy.sync_directory(&self.path).map_err(failed)?;
         Ok(target)
     }
+}
+
+/// Makes sure that a directory of the folder is one, and no link to somewhere else.
+fn refuse_link(directory: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(directory)?.is_symlink() {
+        let told = format!("{} is a link; make it a directory", directory.display());
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, told));
+    }
+    Ok(())
+}
+
+fn millis(ns: i128) -> i64 {
+    i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX)
 }
 
 fn rename_to_free(from: &Path, directory: &Path, name: &str) -> io::Result<PathBuf> {

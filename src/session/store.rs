@@ -440,6 +440,21 @@ impl SessionStore {
         self.write_over(&path, first, apply)
     }
 
+    /// Changes a session as [`SessionStore::update`] does, but waits for nobody: one that does not parse at this moment is an
+    /// error at once.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the file is then as others left it.
+    pub fn update_if_whole(
+        &self,
+        session: &SessionId,
+        apply: &mut dyn FnMut(&Document) -> Option<Vec<u8>>,
+    ) -> Result<Updated, UpdateError> {
+        let path = self.locate(session)?;
+        let _lock = lock(&path)?;
+        self.write_over(&path, load(&path)?, apply)
+    }
+
     pub(super) fn write_over(
         &self,
         path: &Path,

@@ -83,7 +83,9 @@ fn a_dropped_mission_is_appended_queued_and_its_file_accepted() {
 fn killed_between_append_and_move_the_file_only_moves() {
     let inbox = Inbox::of_session();
     let dropped = inbox.put("fix.json", "{\"objective\": \"fix it\"}");
-    let intake = inbox.take(&dropped).unwrap();
+    // As it would be if nothing had moved the file: it is older than its mission.
+    let later = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond()).plus(Duration::from_secs(60));
+    let intake = inbox.store.take_in(&inbox.drops, &dropped, 10, later).unwrap();
     aiwg_rs::disk::atomic::rename(&intake.moved_to, &inbox.drops.path().join("fix.json")).unwrap();
     let text = inbox.folder.text().replace("\"queued\"", "\"running\"");
     fs::write(inbox.folder.file(), &text).unwrap();
@@ -168,7 +170,10 @@ fn links_and_strangers_sessions_are_refused() {
     assert!(error.is_final());
     inbox.drops.reject(&link, &error).unwrap();
     let other = inbox.put("other.json", "{\"objective\": \"a\", \"session\": \"s2\"}");
-    assert!(inbox.take(&other).unwrap_err().to_string().contains("names session s2"));
+    let IntakeError::Content { source, .. } = inbox.take(&other).unwrap_err() else {
+        panic!("it was taken in")
+    };
+    assert!(source.to_string().contains("field \"session\": names session s2"), "{source}");
     assert!(!inbox.folder.text().contains("secret"));
 
     let elsewhere = tempfile::tempdir().unwrap();
@@ -176,6 +181,46 @@ fn links_and_strangers_sessions_are_refused() {
     fs::create_dir(inbox.store.session_dir(&session)).unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), inbox.store.inbox_dir(&session)).unwrap();
     assert!(inbox.store.drop_folder(Some(&session)).is_err());
+}
+
+#[test]
+fn a_mission_that_came_another_way_makes_its_drop_a_duplicate() {
+    let inbox = Inbox::of_session();
+    let text = inbox.folder.text().replacen(
+        '[',
+        "[{\"id\":\"fix\",\"objective\":\"fix it\",\"createdAt\":\"2026-01-01T00:00:00Z\"},",
+        1,
+    );
+    fs::write(inbox.folder.file(), text).unwrap();
+    let intake = inbox.take(&inbox.put("fix.json", "{\"objective\": \"fix it\"}")).unwrap();
+    assert!(intake.is_duplicate && intake.added.is_empty());
+}
+
+#[test]
+fn nothing_is_moved_out_of_the_drop_folder_or_removed_elsewhere() {
+    let inbox = Inbox::of_session();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("theirs"), "").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), inbox.drops.path().join("accepted")).unwrap();
+    let dropped = inbox.put("fix.json", "{\"objective\": \"fix it\"}");
+    let error = inbox.take(&dropped).unwrap_err();
+    assert!(
+        matches!(&error, IntakeError::Io { source, .. } if source.to_string().contains("is a link")),
+        "{error:?}"
+    );
+    let far = Timestamp::from_millis(i64::MAX);
+    assert!(inbox.drops.sweep_accepted(Duration::ZERO, far).is_err());
+    assert_eq!(names(elsewhere.path()), ["theirs"]);
+}
+
+/// Whoever waits for one session keeps all others waiting.
+#[test]
+fn a_session_that_is_torn_at_this_moment_is_an_error_at_once() {
+    let inbox = Inbox::of_session();
+    fs::write(inbox.folder.file(), "{\"missions\": [").unwrap();
+    let dropped = inbox.put("fix.json", "{\"objective\": \"fix it\"}");
+    let error = inbox.take(&dropped).unwrap_err();
+    assert!(!error.is_final() && matches!(error, IntakeError::Session { .. }), "{error:?}");
 }
 
 #[test]
