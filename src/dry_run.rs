@@ -100,10 +100,7 @@ async fn shown_of(config: &Config, store: &Arc<SessionStore>, sessions: Vec<Sess
     while let Some((key, _offer)) = queue.pop(turn_length) {
         let Some(look) = looks.get(&key.session) else { continue };
         let Some(view) = look.document.mission(key.mission.as_str()) else { continue };
-        let wire = look
-            .document
-            .session_str("id")
-            .map_or_else(|| key.session.to_string(), std::borrow::Cow::into_owned);
+        let wire = look.document.wire_session(&key.session).into_owned();
         let body = config.payload.body(&wire, &key.mission, &view);
         let (payload, error) = match body {
             Ok(body) => (RawValue::from_string(body).ok(), None),
@@ -142,7 +139,7 @@ fn look(store: &SessionStore, session: &SessionId) -> Option<Look> {
     }
     let (_edits, findings) = reconcile(&document, &mut ledger, Scope::Everything, clock::wall());
     for problem in &findings.problems {
-        tracing::warn!(session.id = %session, "missions[{}].{} {}", problem.index, problem.field, problem.what);
+        tracing::warn!(session.id = %session, "{} {}", problem.place(), problem.what);
     }
     Some(Look { document, offers: findings.offers, uncertain })
 }

@@ -15,6 +15,8 @@ use super::edits::Edits;
 use super::json::{self, Fault, Member, Scanner, Span};
 use super::mission_view::MissionView;
 use super::splice;
+use crate::domain::id::{MAX_ID_BYTES, SessionId};
+use crate::domain::session::SessionState;
 
 /// Why a text is not a session, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +174,32 @@ impl Document {
         json::decoded(self.session_raw(key)?)
     }
 
+    /// Returns whether queued missions may be sent. An absent state dispatches; one that is no word is none that we know.
+    pub fn state(&self) -> SessionState {
+        match self.session_raw("state") {
+            None | Some("null") => SessionState::from_file(None),
+            Some(raw) => {
+                json::decoded(raw).map_or(SessionState::Unknown, |word| SessionState::from_file(Some(&word)))
+            }
+        }
+    }
+
+    /// Returns what the session says of its state, for people.
+    pub fn state_word(&self) -> Cow<'_, str> {
+        match self.session_raw("state") {
+            None | Some("null") => Cow::Borrowed(SessionState::Active.as_file()),
+            Some(raw) => json::decoded(raw).unwrap_or(Cow::Borrowed(raw)),
+        }
+    }
+
+    /// Returns the session's id on the wire: its own, where it can stand in an address, else its directory's name.
+    pub fn wire_session<'a>(&'a self, directory: &'a SessionId) -> Cow<'a, str> {
+        let own = self.session_str("id").filter(|id| {
+            !matches!(&**id, "" | "." | "..") && id.len() <= MAX_ID_BYTES && !id.chars().any(char::is_control)
+        });
+        own.unwrap_or(Cow::Borrowed(directory.as_str()))
+    }
+
     /// Returns all members of the session in order, duplicates and `missions` included: decoded key and JSON text.
     pub fn session_fields(&self) -> impl ExactSizeIterator<Item = (Cow<'_, str>, &str)> {
         json::decoded_members(&self.text, &self.members)
@@ -319,6 +347,22 @@ mod tests {
         assert!(!document.mission_at(1).unwrap().is_object());
         assert_eq!(document.mission("m1").unwrap().unsigned("big"), None);
         assert!(document.mission("m3").is_none());
+    }
+
+    #[test]
+    fn what_a_session_says_of_itself_is_used_where_it_can_be() {
+        let directory = SessionId::new("d").unwrap();
+        for (text, state, word, wire) in [
+            ("{}", SessionState::Active, "active", "d"),
+            (r#"{"state":null,"id":"a b"}"#, SessionState::Active, "active", "a b"),
+            (r#"{"state":"paused","id":".."}"#, SessionState::Paused, "paused", "d"),
+            (r#"{"state":5,"id":""}"#, SessionState::Unknown, "5", "d"),
+            (r#"{"state":"on","id":7}"#, SessionState::Unknown, "on", "d"),
+        ] {
+            let document = Document::parse(text).unwrap();
+            assert_eq!((document.state(), &*document.state_word()), (state, word), "{text}");
+            assert_eq!(document.wire_session(&directory), wire, "{text}");
+        }
     }
 
     #[test]

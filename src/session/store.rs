@@ -529,13 +529,19 @@ impl SessionStore {
     fn inside(&self, link: &Path) -> Result<PathBuf, ReadError> {
         let root = fs::canonicalize(&self.root).map_err(|error| ReadError::io(&self.root, error))?;
         let target = fs::canonicalize(link).map_err(|error| ReadError::io(link, error))?;
-        if target.starts_with(&root) {
-            return Ok(target);
+        let refused = |reason| Err(ReadError::Refused { path: link.to_owned(), reason });
+        if !target.starts_with(&root) {
+            return refused("is a link that leads out of the watched folder");
         }
-        Err(ReadError::Refused {
-            path: link.to_owned(),
-            reason: "is a link that leads out of the watched folder",
-        })
+        // Under two names its missions would be sent twice.
+        let of = |path: &Path, sessions: &Path| {
+            path.strip_prefix(sessions).ok()?.components().next().map(|name| name.as_os_str().to_owned())
+        };
+        let session = of(&target, &root.join("sessions"));
+        if session.is_some() && session != of(link, &self.sessions_dir()) {
+            return refused("is a link to another session, which counts under its own name only");
+        }
+        Ok(target)
     }
 }
 

@@ -17,7 +17,6 @@ use crate::domain::error::with_causes;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::{ExecutorId, MissionId, SessionId};
 use crate::domain::lifecycle::MissionState;
-use crate::domain::session::SessionState;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::MissionStatus;
 use crate::runtime::clock;
@@ -165,6 +164,8 @@ pub struct Desk {
     urgent: bool,
     warned_old_copy: Option<Instant>,
     warned_gone: Vec<MissionId>,
+    /// An id that differs from the directory's name.
+    warned_name: Option<String>,
     /// From which size on the journal is worth a rotation, in bytes.
     rotate_above: u64,
 }
@@ -184,6 +185,7 @@ impl Desk {
             urgent: false,
             warned_old_copy: None,
             warned_gone: Vec::new(),
+            warned_name: None,
             rotate_above: journal_file::ROTATE_ABOVE_BYTES,
         }
     }
@@ -306,6 +308,7 @@ impl Desk {
         self.identity = Some(reading.identity);
         let document = reading.document;
         self.document = Some(Arc::clone(&document));
+        self.compare_names(&document);
         if self.ledger.is_none() && document.missions().all(|mission| is_settled(&mission)) {
             // Nothing to do here, and so no reason to read the journal.
             done.problems = Some(Vec::new());
@@ -322,6 +325,19 @@ impl Desk {
             self.progress_only = false;
         }
         self.act_on(room, findings, Scope::Everything, lines, done);
+    }
+
+    /// The directory names a session for us, its `id` for everybody on the wire.
+    fn compare_names(&mut self, document: &Document) {
+        let Some(said) = document.session_str("id").filter(|id| *id != self.session.as_str()) else { return };
+        if self.warned_name.as_deref() != Some(&said) {
+            let sent = document.wire_session(&self.session);
+            tracing::warn!(
+                session.id = %self.session, said = &*said, sent = &*sent,
+                "session.json says another id than its directory is called; registries are told {sent:?}"
+            );
+            self.warned_name = Some(said.into_owned());
+        }
     }
 
     /// The directory is gone, and the journal with it: whoever renamed it took both, and they go on under the new name.
@@ -497,9 +513,8 @@ impl Desk {
                 .map(|mission| MissionKey { session: self.session.clone(), mission: mission.clone() });
             return keys.map(|key| skipped(key, why)).collect();
         };
-        let state = SessionState::from_file(document.session_str("state").as_deref());
-        let wire_session: Arc<str> =
-            document.session_str("id").map_or_else(|| Arc::from(self.session.as_str()), Arc::from);
+        let state = document.state();
+        let wire_session: Arc<str> = Arc::from(document.wire_session(&self.session));
         let mut news = Vec::with_capacity(missions.len());
         for mission in missions {
             let key = MissionKey { session: self.session.clone(), mission: mission.clone() };

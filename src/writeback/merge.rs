@@ -25,7 +25,6 @@ use super::traces::{answer, fields, has_marks, history, is_old_copy, run_in_file
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
 use crate::domain::mission::Priority;
-use crate::domain::session::SessionState;
 use crate::domain::time::Timestamp;
 use crate::session::document::Document;
 use crate::session::edits::Edits;
@@ -54,6 +53,14 @@ pub struct Problem {
     pub field: &'static str,
     /// What is wrong and what to do, for people.
     pub what: String,
+}
+
+impl Problem {
+    /// Returns where it is, such as `missions[3].objective`.
+    pub fn place(&self) -> String {
+        let dot = if self.field.is_empty() { "" } else { "." };
+        format!("missions[{}]{dot}{}", self.index, self.field)
+    }
 }
 
 /// What a document asks for.
@@ -92,8 +99,7 @@ pub fn reconcile(document: &Document, ledger: &mut Ledger, scope: Scope, at: Tim
                     findings.gone.push(mission.clone());
                 }
             }
-            let state = SessionState::from_file(document.session_str("state").as_deref());
-            if !state.is_dispatching() {
+            if !document.state().is_dispatching() {
                 findings.offers.clear();
             }
         }
@@ -563,6 +569,27 @@ mod tests {
             assert_eq!(status(&restored), "done");
             assert_eq!(restored.mission("m").unwrap().field("exitCode"), Some("0"));
         }
+    }
+
+    #[test]
+    fn attempts_of_another_program_are_no_runs_and_are_kept() {
+        let mission = |attempts: &str| {
+            let mut ledger = Ledger::default();
+            let text = format!(r#"{{"id":"m","objective":"o","status":"queued","attempts":{attempts}}}"#);
+            let (_, findings) = reconcile(&document(&text), &mut ledger, Scope::Everything, AT);
+            assert_eq!((findings.offers.len(), findings.requeued.len()), (1, 0), "{attempts}");
+            ledger.hold(id()).claim(AT);
+            ledger.get("m").unwrap().idempotency_key(&id())
+        };
+        for theirs in ["3", "[1,2]", "[{\"try\":1}]", "\"two\"", "null"] {
+            assert_eq!(mission(theirs), "m", "{theirs}");
+        }
+        assert_eq!(mission(r#"[7,{"status":"failed"}]"#), "m#2");
+        let again =
+            document(r#"{"id":"m","objective":"o","status":"queued","dispatchedAt":"t","attempts":3}"#);
+        let (_, findings) = reconcile(&again, &mut Ledger::default(), Scope::Everything, AT);
+        let (_, run, attempts) = &findings.requeued[0];
+        assert_eq!((*run, attempts.as_str()), (2, r#"[3, {"dispatchedAt": "t"}]"#));
     }
 
     #[test]

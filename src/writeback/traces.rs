@@ -5,12 +5,14 @@
 
 use crate::domain::id::MissionId;
 use crate::domain::lifecycle::MissionState;
+use crate::protocol::field::Fields;
 use crate::session::document::Document;
 use crate::session::edits::MissionPatch;
 use crate::session::json::quoted;
 use crate::session::ledger::{Held, Ledger, Phase};
 use crate::session::mission_view::MissionView;
 use crate::session::patch::{MARKS, OUR_KEYS};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// Keys that belong to one run; `loop` and `lastAction` are shared with other programs and stay.
@@ -57,12 +59,22 @@ pub(super) fn has_marks(view: &MissionView<'_>) -> bool {
     MARKS.iter().any(|key| view.field(key).is_some_and(|raw| raw != "null"))
 }
 
-fn past_attempts(view: &MissionView<'_>) -> Vec<Box<serde_json::value::RawValue>> {
-    view.field("attempts").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default()
+/// What stands in `attempts`; a value that is no array, which is not ours, stands for itself.
+fn past_attempts<'a>(view: &MissionView<'a>) -> Vec<&'a RawValue> {
+    let Some(raw) = view.field("attempts").filter(|raw| *raw != "null") else { return Vec::new() };
+    serde_json::from_str(raw).unwrap_or_else(|_no_array| serde_json::from_str(raw).into_iter().collect())
+}
+
+/// Says whether an element of `attempts` is a run that a bridge moved there; other programs may have put theirs in.
+fn is_run(attempt: &RawValue) -> bool {
+    Fields::parse(attempt.get(), "").is_ok_and(|fields| {
+        fields.raw("status").is_some() || OUR_KEYS.iter().any(|key| fields.raw(key).is_some())
+    })
 }
 
 pub(super) fn run_in_file(view: &MissionView<'_>) -> u32 {
-    u32::try_from(past_attempts(view).len()).unwrap_or(u32::MAX).saturating_add(1)
+    let runs = past_attempts(view).into_iter().filter(|attempt| is_run(attempt)).count();
+    u32::try_from(runs).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 /// The `attempts` array with the run that just ended appended.

@@ -486,7 +486,7 @@ impl Folder {
             for problem in problems.iter().filter(|problem| !entry.problems.contains(problem)) {
                 tracing::warn!(
                     session.id = %session, index = problem.index, field = problem.field,
-                    "missions[{}].{} {}", problem.index, problem.field, problem.what
+                    "{} {}", problem.place(), problem.what
                 );
             }
             entry.problems = problems.into_boxed_slice();

@@ -171,7 +171,7 @@ fn queue(
                 && theirs.string("createdAt").as_deref() == Some(&now.to_string())
         };
         let mut edits = Edits::new();
-        let state = SessionState::from_file(document.session_str("state").as_deref());
+        let state = document.state();
         match document.mission(mission.as_str()) {
             Some(theirs) if is_ours(theirs) => {}
             Some(_) => {
@@ -224,7 +224,7 @@ fn session_on_demand(folder: &Folder, store: &SessionStore, now: Timestamp) -> a
     let mut newest: Option<(Timestamp, SessionId)> = None;
     for session in folder.sessions(store)? {
         let Ok(reading) = folder::read_settled(store, &session) else { continue };
-        if !SessionState::from_file(reading.document.session_str("state").as_deref()).is_dispatching() {
+        if !reading.document.state().is_dispatching() {
             continue;
         }
         let created = reading.document.session_str("createdAt");
@@ -239,9 +239,8 @@ fn session_on_demand(folder: &Folder, store: &SessionStore, now: Timestamp) -> a
     let session = SessionId::new(DEFAULT_SESSION)?;
     let is_new = start::create(store, &session, DEFAULT_SESSION, start::DEFAULT_MAX_MISSIONS, now)?;
     if !is_new
-        && folder::read_settled(store, &session).is_ok_and(|reading| {
-            !SessionState::from_file(reading.document.session_str("state").as_deref()).is_dispatching()
-        })
+        && folder::read_settled(store, &session)
+            .is_ok_and(|reading| !reading.document.state().is_dispatching())
     {
         let ended = Ended::new(Code::State, "no session is active");
         return Err(ended

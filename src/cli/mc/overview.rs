@@ -239,7 +239,7 @@ impl Overview {
         content: &'a Content,
     ) -> Vec<MissionLine<'a>> {
         let Content::Session { document, problems } = content else { return Vec::new() };
-        let word = document.session_str("state").unwrap_or(Cow::Borrowed("active"));
+        let word = document.state_word();
         let state = SessionState::from_file(Some(&word));
         let line = |view: MissionView<'a>| {
             let problem = problems.get(&view.index()).map(String::as_str);
@@ -289,7 +289,7 @@ fn session_line<'a>(session: &'a SessionId, content: &'a Content) -> SessionLine
     let moment = |key| document.session_str(key).and_then(|text| Timestamp::parse(&text).ok());
     SessionLine {
         name: document.session_str("name"),
-        state: document.session_str("state").unwrap_or(Cow::Borrowed("active")),
+        state: document.state_word(),
         counts,
         max_missions: document.session_raw("maxMissions").and_then(|raw| raw.parse().ok()),
         created_at: moment("createdAt"),

@@ -138,6 +138,31 @@ fn sessions_that_move_vanish_or_lead_outside_harm_nobody() {
 }
 
 #[test]
+fn a_session_counts_under_its_directorys_name_only_and_its_own_is_told_where_it_can_be() {
+    let registry = Registry::start(AT_ONCE);
+    let folder = Watched::new();
+    let session = |id: &str, mission: &str| serde_json::json!({"id": id, "missions": [{"id": mission, "objective": "x", "status": "queued"}]});
+    folder.put("real", &session("another name", "m-1"));
+    folder.put("odd", &session("..", "m-2"));
+    let sessions = folder.root().join("sessions");
+    std::os::unix::fs::symlink("real", sessions.join("alias")).unwrap();
+    fs::create_dir(sessions.join("borrows")).unwrap();
+    std::os::unix::fs::symlink("../real/session.json", sessions.join("borrows/session.json")).unwrap();
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    done(&folder, "real", 1);
+    done(&folder, "odd", 1);
+    folder.queue("later", 1);
+    done(&folder, "later", 1);
+    assert_eq!(registry.dispatches(), 3, "nothing went out under the other names");
+    assert_eq!(registry.body_of("m-1").unwrap()["metadata"]["mc_session_id"], "another name");
+    assert_eq!(registry.body_of("m-2").unwrap()["metadata"]["mc_session_id"], "odd");
+    assert!(bridge.terminate().success());
+    let said = bridge.said();
+    assert_eq!(said.matches("another id than its directory is called").count(), 2, "{said}");
+    assert!(said.contains("is a link to another session"), "{said}");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_written_as_soon_as_it_can_be() {
     let registry = Registry::start(AT_ONCE);
     let folder = Watched::new();
