@@ -6,6 +6,7 @@ use crate::executor::process_table;
 use crate::executor::provision::inventory::{self, Inventory, Scope, State};
 use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Environment, Orchestrator, Order};
 use crate::executor::provision::provider::{Disposal, Object, Request};
+use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub struct ProvisionArguments {
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
     workspace: PathBuf,
     /// Remove nothing that can hold work
-    #[arg(long, global = true, env = "AIWG_RS_KEEP_EVERYTHING")]
+    #[arg(long, global = true, env = "AIWG_RS_KEEP_EVERYTHING", value_parser = FalseyValueParser::new())]
     keep_everything: bool,
     /// What to do
     #[command(subcommand)]
@@ -45,7 +46,7 @@ enum ProvisionCommand {
     /// Show what is leased: age, size, state, and whether anything in it exists nowhere else
     List {
         /// Print JSON also on a terminal
-        #[arg(long)]
+        #[arg(long, env = "AIWG_RS_JSON", value_parser = FalseyValueParser::new())]
         json: bool,
     },
     /// Give a session's resources back; work in a worktree is kept on a branch

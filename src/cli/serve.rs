@@ -11,6 +11,7 @@ use crate::registry::operator_token::{self, OperatorTokenError};
 use crate::registry::server::{self, ServeError};
 use crate::registry::{Config, identity_path, tls, unix_socket};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
+use clap::builder::FalseyValueParser;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -72,7 +73,7 @@ pub struct Arguments {
     #[arg(long = "notify-host", env = "AIWG_RS_NOTIFY_HOSTS", value_delimiter = ',', value_name = "HOST")]
     pub notify_hosts: Vec<String>,
     /// Let nothing be changed over HTTP
-    #[arg(long, env = "AIWG_RS_READ_ONLY")]
+    #[arg(long, env = "AIWG_RS_READ_ONLY", value_parser = FalseyValueParser::new())]
     pub read_only: bool,
     /// Take at most so many connections at a time
     #[arg(long, env = "AIWG_RS_MAX_CONNECTIONS", default_value_t = 16_384, value_name = "COUNT")]

@@ -15,6 +15,7 @@ use crate::runtime::shutdown::{self, Cause, Shutdown};
 use crate::runtime::tasks::Tasks;
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +49,7 @@ pub struct Arguments {
     #[arg(long, env = "AIWG_RS_MAX_CONCURRENCY", value_name = "N")]
     max_concurrency: Option<usize>,
     /// At the end wait for running missions instead of freezing them for the next start
-    #[arg(long, env = "AIWG_RS_DRAIN")]
+    #[arg(long, env = "AIWG_RS_DRAIN", value_parser = FalseyValueParser::new())]
     drain: bool,
 }
 

@@ -33,6 +33,22 @@ impl std::fmt::Display for Holder {
     }
 }
 
+impl Holder {
+    /// Says whether it ended without a word: it ran on this host, and no process has its number now. A number that another process
+    /// was given since looks alive.
+    pub fn is_gone(&self) -> bool {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) else {
+            return false;
+        };
+        self.host == host() && rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+    }
+}
+
+/// Returns who signed a lock file last, whether the lock is held or not; nothing when the file says nothing.
+pub fn last_holder(path: &Path) -> Option<Holder> {
+    signature(&mut File::open(path).ok()?)
+}
+
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {

@@ -11,6 +11,7 @@
 //! | assigned, running | bridge gone · the registry does not know it any more |
 //! | `hitl_required` | answered and not delivered · question open |
 //! | paused, suspended | since when, and by whose word |
+//! | aborted by hand | bridge gone · the executor has not confirmed it |
 //! | ended | – |
 
 use crate::domain::lifecycle::MissionState;
@@ -53,6 +54,8 @@ pub enum Cause {
     MissionPaused,
     /// Its executor is away or has checkpointed it.
     ExecutorAway,
+    /// An operator aborted it; the executor has not confirmed that.
+    AbortOnItsWay,
 }
 
 /// What would help.
@@ -110,6 +113,8 @@ pub enum Bridge {
     Unreadable(String),
     /// What it wrote last.
     Seen(Box<BridgeStatus>),
+    /// What it wrote last; its process is gone and did not say that it ends.
+    Killed(Box<BridgeStatus>),
 }
 
 /// Everything around the missions of a folder, at one moment.
@@ -137,7 +142,7 @@ impl<'a> Surroundings<'a> {
     /// Prepares for many missions.
     pub fn new(bridge: &'a Bridge, now: Timestamp) -> Self {
         let delayed = match bridge {
-            Bridge::Seen(status) => &status.delayed[..],
+            Bridge::Seen(status) | Bridge::Killed(status) => &status.delayed[..],
             Bridge::Never | Bridge::Unreadable(_) => &[],
         };
         let delayed = delayed.iter().map(|d| ((d.session.as_str(), d.mission.as_str()), d)).collect();
@@ -148,7 +153,7 @@ impl<'a> Surroundings<'a> {
     pub fn running(&self) -> Option<&'a BridgeStatus> {
         match self.bridge {
             Bridge::Seen(status) if !status.is_stale(self.now) => Some(status),
-            Bridge::Seen(_) | Bridge::Never | Bridge::Unreadable(_) => None,
+            Bridge::Seen(_) | Bridge::Killed(_) | Bridge::Never | Bridge::Unreadable(_) => None,
         }
     }
 
@@ -163,6 +168,14 @@ impl<'a> Surroundings<'a> {
             Bridge::Seen(status) if status.ended => {
                 let text =
                     format!("no bridge is running; the last one ended {} ago", self.ago(status.updated_at));
+                Some(gone(text).since(Some(status.updated_at)))
+            }
+            Bridge::Killed(status) => {
+                let text = format!(
+                    "no bridge is running; process {} was killed, it was heard of {} ago",
+                    status.pid,
+                    self.ago(status.updated_at)
+                );
                 Some(gone(text).since(Some(status.updated_at)))
             }
             Bridge::Seen(status) if status.is_stale(self.now) => {
@@ -194,6 +207,7 @@ impl<'a> Surroundings<'a> {
             MissionState::HitlRequired => Some(self.asked(mission)),
             MissionState::Paused => Some(self.paused(mission)),
             MissionState::Suspended => Some(self.suspended(mission)),
+            MissionState::Aborted if is_ended_by_hand(mission) => Some(self.aborted()),
             MissionState::Done | MissionState::Failed | MissionState::Aborted => None,
         }
     }
@@ -322,6 +336,14 @@ impl<'a> Surroundings<'a> {
         Reason::new(Cause::ExecutorAway, text).since(since)
     }
 
+    fn aborted(&self) -> Reason {
+        let (text, remedy) = match self.bridge_gone() {
+            Some(gone) => (format!("the abort is not delivered: {}", gone.text), gone.remedy),
+            None => ("an abort is asked for; the executor has not confirmed it".to_owned(), None),
+        };
+        Reason { remedy, ..Reason::new(Cause::AbortOnItsWay, text) }
+    }
+
     fn ago(&self, then: Timestamp) -> String {
         span(self.now.since(then))
     }
@@ -354,6 +376,13 @@ fn moment(mission: &MissionView<'_>, key: &str) -> Option<Timestamp> {
 
 fn executor<'a>(mission: &MissionView<'a>) -> Option<std::borrow::Cow<'a, str>> {
     mission.string("executorId").filter(|id| id != "unknown" && !id.is_empty())
+}
+
+/// Says whether somebody else wrote the end of a mission that an executor has: there is no time of the end, which we write
+/// with it. Until the executor has answered, it may still run.
+pub fn is_ended_by_hand(mission: &MissionView<'_>) -> bool {
+    mission.field("executorId").is_some()
+        && ["completedAt", "failedAt", "abortedAt"].iter().all(|key| mission.field(key).is_none())
 }
 
 /// Returns the first line of a text without control characters: what may be shown on a terminal.
@@ -536,6 +565,31 @@ mod tests {
         assert_eq!(why_in(&healthy, SessionState::Active, None, running), None);
         let reason = why_in(&Bridge::Never, SessionState::Active, None, running).unwrap();
         assert_eq!(reason.cause, Cause::NotFollowed);
+    }
+
+    #[test]
+    fn an_abort_by_hand_waits_for_the_executor_and_one_that_was_confirmed_for_nobody() {
+        let by_hand = r#"{"id":"m","status":"aborted","executorId":"e"}"#;
+        let reason = why(status(), by_hand);
+        assert_eq!((reason.cause, reason.remedy), (Cause::AbortOnItsWay, None));
+        let reason = why_in(&Bridge::Never, SessionState::Active, None, by_hand).unwrap();
+        assert_eq!(
+            (reason.text.as_str(), reason.remedy),
+            ("the abort is not delivered: no bridge is running on this folder", Some(Remedy::StartBridge))
+        );
+        let healthy = Bridge::Seen(Box::new(status()));
+        let confirmed = r#"{"id":"m","status":"aborted","executorId":"e","abortedAt":"x"}"#;
+        assert_eq!(why_in(&healthy, SessionState::Active, None, confirmed), None);
+        let never_sent = r#"{"id":"m","status":"aborted"}"#;
+        assert_eq!(why_in(&healthy, SessionState::Active, None, never_sent), None);
+    }
+
+    #[test]
+    fn a_killed_bridge_is_known_before_its_status_is_old() {
+        let killed = Bridge::Killed(Box::new(status()));
+        let reason = why_in(&killed, SessionState::Active, None, QUEUED).unwrap();
+        assert_eq!(reason.cause, Cause::NoBridge);
+        assert_eq!(reason.text, "no bridge is running; process 42 was killed, it was heard of 1 s ago");
     }
 
     #[test]

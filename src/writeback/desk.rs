@@ -27,6 +27,7 @@ use crate::session::ledger::{Ledger, Phase};
 use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Wish};
 use crate::session::mission_view::MissionView;
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
+use crate::session::waiting::is_ended_by_hand;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
@@ -678,11 +679,7 @@ fn tell_all(room: &Room, news: Vec<News>) {
 /// write with the end, but with an executor, was ended by hand while no bridge was running.
 fn is_settled(mission: &MissionView<'_>) -> bool {
     let ended = |text: Cow<'_, str>| MissionState::parse(&text).is_ok_and(MissionState::is_terminal);
-    let by_hand = || {
-        mission.field("executorId").is_some()
-            && ["completedAt", "failedAt", "abortedAt"].iter().all(|key| mission.field(key).is_none())
-    };
-    mission.string("status").is_some_and(ended) && !by_hand()
+    mission.string("status").is_some_and(ended) && !is_ended_by_hand(mission)
 }
 
 /// A mission that is not sent after all waits to be offered again.

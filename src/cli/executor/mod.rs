@@ -14,6 +14,7 @@ use crate::executor::provision::port_lock::make_quiet_directory;
 use crate::executor::provision::provider::Request;
 use crate::executor::run::Limits;
 use crate::runtime::shutdown::{self, Shutdown};
+use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -83,10 +84,10 @@ pub struct ExecutorArguments {
     #[arg(long, env = "AIWG_RS_STALL", value_parser = duration::parse, value_name = "DURATION")]
     stall: Option<Duration>,
     /// Remove nothing that can hold work
-    #[arg(long, env = "AIWG_RS_KEEP_EVERYTHING")]
+    #[arg(long, env = "AIWG_RS_KEEP_EVERYTHING", value_parser = FalseyValueParser::new())]
     keep_everything: bool,
     /// At the end wait for running missions instead of freezing them for the next start
-    #[arg(long, env = "AIWG_RS_DRAIN")]
+    #[arg(long, env = "AIWG_RS_DRAIN", value_parser = FalseyValueParser::new())]
     drain: bool,
 }
 

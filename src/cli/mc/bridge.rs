@@ -1,6 +1,7 @@
 //! Command: `mc bridge`.
 
 use crate::bridge::{self, BridgeError, Config, Ending};
+use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::mc::folder::Folder;
 use crate::cli::output;
@@ -19,6 +20,7 @@ use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use crate::watcher::{self, WatchMode};
 use anyhow::Context as _;
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -35,10 +37,10 @@ pub struct Arguments {
     #[arg(long, visible_alias = "aiwg-serve", env = "AIWG_RS_SERVE_URL", value_name = "URL")]
     serve_url: Option<String>,
     /// Print what would be sent, and send and write nothing
-    #[arg(long, env = "AIWG_RS_DRY_RUN")]
+    #[arg(long, env = "AIWG_RS_DRY_RUN", value_parser = FalseyValueParser::new())]
     dry_run: bool,
     /// End when everything that is queued now has been answered for
-    #[arg(long, env = "AIWG_RS_ONCE")]
+    #[arg(long, env = "AIWG_RS_ONCE", value_parser = FalseyValueParser::new())]
     once: bool,
 
     /// Send the strict form, or the one of the Node bridge
@@ -63,7 +65,7 @@ pub struct Arguments {
     )]
     retry_base_ms: u64,
     /// Draw each delay between zero and its length
-    #[arg(long, env = "AIWG_RS_RETRY_JITTER", help_heading = "Dispatch")]
+    #[arg(long, env = "AIWG_RS_RETRY_JITTER", value_parser = FalseyValueParser::new(), help_heading = "Dispatch")]
     retry_jitter: bool,
     /// While no executor takes a mission: fail after the attempts, or hold it
     #[arg(long, env = "AIWG_RS_ON_NO_EXECUTOR", default_value = "fail", help_heading = "Dispatch")]
@@ -72,23 +74,11 @@ pub struct Arguments {
     #[arg(long, env = "AIWG_RS_ON_UNREACHABLE", default_value = "wait", help_heading = "Dispatch")]
     on_unreachable: Unreachable,
     /// Give one request this long
-    #[arg(
-        long,
-        env = "AIWG_RS_REQUEST_TIMEOUT_MS",
-        default_value_t = 30_000,
-        value_name = "MS",
-        help_heading = "Dispatch"
-    )]
-    request_timeout_ms: u64,
+    #[arg(long, env = "AIWG_RS_REQUEST_TIMEOUT", default_value = "30s", value_parser = duration::parse, value_name = "TIME", help_heading = "Dispatch")]
+    request_timeout: Duration,
     /// At the end, give open requests and then the files this long each
-    #[arg(
-        long,
-        env = "AIWG_RS_DRAIN_TIMEOUT_MS",
-        default_value_t = 5_000,
-        value_name = "MS",
-        help_heading = "Dispatch"
-    )]
-    drain_timeout_ms: u64,
+    #[arg(long, env = "AIWG_RS_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration::parse, value_name = "TIME", help_heading = "Dispatch")]
+    drain_timeout: Duration,
     /// Read the registry's operator token from this file
     #[arg(long, env = "AIWG_RS_OPERATOR_TOKEN_FILE", value_name = "FILE", help_heading = "Dispatch")]
     operator_token_file: Option<PathBuf>,
@@ -112,7 +102,7 @@ pub struct Arguments {
     )]
     executor_token: Vec<String>,
     /// Ask about live missions instead of listening to WebSockets
-    #[arg(long, env = "AIWG_RS_NO_WS", help_heading = "Events")]
+    #[arg(long, env = "AIWG_RS_NO_WS", value_parser = FalseyValueParser::new(), help_heading = "Events")]
     no_ws: bool,
 
     /// Notice changes by notification, by polling, or by whatever works
@@ -121,15 +111,9 @@ pub struct Arguments {
     /// While polling, look this often
     #[arg(long, env = "AIWG_RS_POLL_INTERVAL_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..), value_name = "MS", help_heading = "Folder")]
     poll_interval_ms: u64,
-    /// Keep files in inbox/accepted/ for this many days
-    #[arg(
-        long,
-        env = "AIWG_RS_INBOX_RETENTION_DAYS",
-        default_value_t = 7,
-        value_name = "DAYS",
-        help_heading = "Folder"
-    )]
-    inbox_retention_days: u32,
+    /// Keep files in inbox/accepted/ for this long
+    #[arg(long, env = "AIWG_RS_INBOX_RETENTION", default_value = "7d", value_parser = duration::parse, value_name = "TIME", help_heading = "Folder")]
+    inbox_retention: Duration,
     /// Flush every line and file to the disk, once per write cycle, or never
     #[arg(long, env = "AIWG_RS_FSYNC", default_value = "batch", help_heading = "Folder")]
     fsync: Fsync,
@@ -203,7 +187,7 @@ impl Arguments {
                     Unreachable::Wait => OnUnreachable::Wait,
                     Unreachable::Fail => OnUnreachable::Fail,
                 },
-                drain_timeout: Duration::from_millis(self.drain_timeout_ms),
+                drain_timeout: self.drain_timeout,
                 ..dispatcher::Config::default()
             },
             payload: Payload {
@@ -218,10 +202,7 @@ impl Arguments {
                 no_ws: self.no_ws,
                 operator: operator.clone(),
             },
-            http: http::Config {
-                request_timeout: Duration::from_millis(self.request_timeout_ms),
-                ..http::Config::default()
-            },
+            http: http::Config { request_timeout: self.request_timeout, ..http::Config::default() },
             operator,
             fsync: match self.fsync {
                 Fsync::Always => FsyncPolicy::Always,
@@ -229,10 +210,7 @@ impl Arguments {
                 Fsync::Never => FsyncPolicy::Never,
             },
             write_mode: None,
-            intake: intake::Config {
-                retention: Duration::from_secs(u64::from(self.inbox_retention_days) * 24 * 60 * 60),
-                ..intake::Config::default()
-            },
+            intake: intake::Config { retention: self.inbox_retention, ..intake::Config::default() },
             once: self.once,
         })
     }

@@ -13,6 +13,7 @@ use crate::session::json::quoted;
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError, Updated};
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub struct Folder {
     )]
     pub watch_dir: PathBuf,
     /// Answer with JSON, one object a line
-    #[arg(long)]
+    #[arg(long, env = "AIWG_RS_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 }
 

@@ -3,6 +3,8 @@
 //! A session whose file did not change since the last look is not read again, so that a view may be refreshed often.
 
 use super::folder::{self, Folder};
+use crate::bridge::LOCK_FILE;
+use crate::disk::lock;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::SessionId;
 use crate::domain::lifecycle::MissionState;
@@ -13,7 +15,7 @@ use crate::session::ledger::Ledger;
 use crate::session::mission_view::MissionView;
 use crate::session::status_file::{self, BridgeStatus};
 use crate::session::store::{ReadError, Reading, SessionStore};
-use crate::session::waiting::{self, Around, Bridge, Reason, Remedy, Surroundings};
+use crate::session::waiting::{self, Around, Bridge, Cause, Reason, Remedy, Surroundings};
 use crate::writeback::merge::{self, Scope};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -149,9 +151,16 @@ impl Looker {
             return Bridge::Unreadable(error.to_string());
         }
         match serde_json::from_slice::<BridgeStatus>(&bytes) {
+            Ok(status) if !status.ended && self.is_killed(&status) => Bridge::Killed(Box::new(status)),
             Ok(status) => Bridge::Seen(Box::new(status)),
             Err(error) => Bridge::Unreadable(error.to_string()),
         }
+    }
+
+    /// Says whether the process that wrote `status` is gone: at once, and not when its status has become old.
+    fn is_killed(&self, status: &BridgeStatus) -> bool {
+        let holder = lock::last_holder(&self.store.watch_dir().join(LOCK_FILE));
+        holder.is_some_and(|holder| holder.pid == status.pid && holder.is_gone())
     }
 }
 
@@ -299,9 +308,10 @@ fn session_line<'a>(session: &'a SessionId, content: &'a Content) -> SessionLine
 }
 
 impl MissionLine<'_> {
-    /// Says whether it has not ended.
+    /// Says whether it has not ended. One that is to be aborted ends when the executor says so.
     pub fn is_unfinished(&self) -> bool {
-        !self.state.is_some_and(MissionState::is_terminal)
+        let is_open = |reason: &Reason| reason.cause == Cause::AbortOnItsWay;
+        !self.state.is_some_and(MissionState::is_terminal) || self.waits.as_ref().is_some_and(is_open)
     }
 
     /// Returns what the mission says of its end: a summary, or why it failed or was aborted.

@@ -121,7 +121,7 @@ fn bridge_json(bridge: &Bridge, surroundings: &Surroundings<'_>) -> serde_json::
         Bridge::Never | Bridge::Unreadable(_) => {
             serde_json::json!({"running": false, "why": gone.map(|reason| reason.text)})
         }
-        Bridge::Seen(status) => serde_json::json!({
+        Bridge::Seen(status) | Bridge::Killed(status) => serde_json::json!({
             "running": gone.is_none(),
             "why": gone.map(|reason| reason.text),
             "status": status,
@@ -219,7 +219,7 @@ fn bridge_lines(
     let Some(status) = surroundings.running() else {
         let why = surroundings.bridge_gone().map_or_else(|| "no bridge is running".to_owned(), |r| r.text);
         lines.extend(table::hanging("bridge   ", &why, width));
-        let old = matches!(bridge, Bridge::Seen(_) | Bridge::Unreadable(_));
+        let old = !matches!(bridge, Bridge::Never);
         if old {
             lines.extend(table::hanging("         ", "what follows is what was known last", width));
         }
@@ -308,8 +308,13 @@ fn sheet<'l, 'a: 'l>(
         Column::fixed("EXECUTOR").from_width(130),
         Column::rest("OBJECTIVE"),
     ]);
-    let mut last_reason: Option<String> = None;
-    for line in rows {
+    let rows: Vec<_> = rows.collect();
+    let held_up = |line: &MissionLine<'_>| {
+        let is_queued = line.state == Some(MissionState::Queued);
+        line.waits.as_ref().filter(|_| is_queued).map(|reason| reason.text.clone())
+    };
+    let mut alike = 1_usize;
+    for (index, line) in rows.iter().enumerate() {
         let text = |key: &str| line.view.string(key).map_or_else(String::new, |text| one_line(&text));
         let status = line.view.string("status").map_or_else(|| "?".to_owned(), |word| one_line(&word));
         let age = line.since.map_or_else(|| "-".to_owned(), |then| span(now.since(then)));
@@ -320,12 +325,14 @@ fn sheet<'l, 'a: 'l>(
         let id = one_line(&line.id);
         sheet.row(vec![id, status, age, priority.to_string(), round, executor, text("objective")]);
         sheet.tone(tone(line));
-        let reason = line.waits.as_ref().map(|reason| reason.text.clone());
-        // What holds a whole queue up is said once, not below every mission of it.
-        if reason.is_none() || reason != last_reason {
-            notes(&mut sheet, folder, line);
+        // What holds a whole queue up is said once, below the last of them.
+        let reason = held_up(line);
+        if reason.is_some() && rows.get(index + 1).is_some_and(|next| held_up(next) == reason) {
+            alike += 1;
+            continue;
         }
-        last_reason = reason.filter(|_| line.state == Some(MissionState::Queued));
+        notes(&mut sheet, folder, line, alike);
+        alike = 1;
     }
     sheet
 }
@@ -345,7 +352,8 @@ fn tone(line: &MissionLine<'_>) -> Tone {
     }
 }
 
-fn notes(sheet: &mut Sheet, folder: &Folder, line: &MissionLine<'_>) {
+/// Says what is to be known of a mission, or of as many alike.
+fn notes(sheet: &mut Sheet, folder: &Folder, line: &MissionLine<'_>, alike: usize) {
     if line.state == Some(MissionState::HitlRequired)
         && let Some(prompt) = line.view.string("hitlPrompt")
     {
@@ -358,7 +366,8 @@ fn notes(sheet: &mut Sheet, folder: &Folder, line: &MissionLine<'_>) {
     }
     if let Some(reason) = &line.waits {
         if reason.cause != Cause::QuestionOpen {
-            sheet.note(&one_line(&reason.text));
+            let whom = if alike == 1 { String::new() } else { format!("these {alike}: ") };
+            sheet.note(&format!("{whom}{}", one_line(&reason.text)));
         }
         if let Some(command) = line.remedy(folder).filter(|_| reason.remedy != Some(Remedy::StartBridge)) {
             sheet.command(&command);

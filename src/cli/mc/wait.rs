@@ -11,7 +11,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
 use crate::session::mission_view::MissionView;
 use crate::session::store::{Reading, SessionStore};
-use crate::session::waiting::Surroundings;
+use crate::session::waiting::{Surroundings, is_ended_by_hand};
 use clap::Args;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -58,12 +58,13 @@ enum Verdict {
 }
 
 impl Goal {
-    /// Compares the goal with a mission. One that has ended may have passed through a state between two looks; what it
+    /// Compares the goal with a mission. One that was aborted by hand runs on until its executor says otherwise; one that has ended may have passed through a state between two looks; what it
     /// left in the file tells.
     fn verdict(self, state: MissionState, mission: &MissionView<'_>) -> Verdict {
         let left = |key: &str| mission.field(key).is_some_and(|raw| raw != "null");
         let passed = |key: &str| if left(key) { Verdict::Reached } else { Verdict::Missed };
         match self {
+            _ if state == MissionState::Aborted && is_ended_by_hand(mission) => Verdict::Waiting,
             Self::Ended if state.is_terminal() => Verdict::Reached,
             Self::Ended => Verdict::Waiting,
             Self::State(goal) if goal == state => Verdict::Reached,
@@ -295,6 +296,11 @@ mod tests {
         assert_eq!(verdict("done", r#"{"status":"failed"}"#), Verdict::Missed);
         assert_eq!(verdict("done", r#"{"status":"running"}"#), Verdict::Waiting);
         assert_eq!(verdict("ended", r#"{"status":"aborted"}"#), Verdict::Reached);
+        assert_eq!(verdict("aborted", r#"{"status":"aborted","executorId":"e"}"#), Verdict::Waiting);
+        assert_eq!(
+            verdict("aborted", r#"{"status":"aborted","executorId":"e","abortedAt":"x"}"#),
+            Verdict::Reached
+        );
         assert_eq!(verdict("ended", r#"{"status":"paused"}"#), Verdict::Waiting);
     }
 

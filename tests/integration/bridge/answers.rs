@@ -101,7 +101,7 @@ fn an_answer_that_never_comes_is_given_up_and_asked_about() {
     let folder = Watched::new();
     folder.queue("s", 1);
     let _bridge =
-        Daemon::bridge(folder.root(), &registry.url, &[&FAST[..], &["--request-timeout-ms", "300"]].concat());
+        Daemon::bridge(folder.root(), &registry.url, &[&FAST[..], &["--request-timeout", "300ms"]].concat());
     ends_as(&folder, "s-0", "done");
     assert_eq!(registry.runs()["s-0"], 1);
 }
@@ -140,7 +140,7 @@ fn at_most_so_many_requests_are_open() {
     let mut bridge = Daemon::bridge(
         folder.root(),
         &registry.url,
-        &[&FAST[..], &["--max-inflight", "4", "--drain-timeout-ms", "200"]].concat(),
+        &[&FAST[..], &["--max-inflight", "4", "--drain-timeout", "200ms"]].concat(),
     );
     eventually("four requests", PATIENCE, || (registry.dispatches() == 4).then_some(()));
     assert!(bridge.terminate().success());

@@ -33,7 +33,7 @@ fn whatever_the_wire_does_every_mission_runs_once() {
     let target = registry.url.trim_start_matches("http://").parse().unwrap();
     let proxy = wire.block_on(ChaosProxy::before(target));
     let folder = Watched::new();
-    let options = ["--no-ws", "--max-inflight", "8", "--retry-base-ms", "20", "--request-timeout-ms", "400"];
+    let options = ["--no-ws", "--max-inflight", "8", "--retry-base-ms", "20", "--request-timeout", "400ms"];
     let mut bridge = Daemon::bridge(folder.root(), &proxy.url(), &options);
     let mut dice = Dice::new(u64::from(std::process::id()));
     folder.queue("s", MISSIONS);

@@ -41,6 +41,11 @@ fn an_absent_registry_is_named_with_its_address_and_the_cause() {
     assert!(waits["text"].as_str().unwrap().starts_with(&format!("{url} has not answered for ")), "{waits}");
     assert!(waits["since"].is_string());
     bridge.kill();
+    let waits = reason(&desk, &id, "no_bridge");
+    assert!(
+        waits["text"].as_str().unwrap().contains("was killed"),
+        "at once, and not when it is stale: {waits}"
+    );
     let code = desk.mc(&["wait", &id, "--timeout", "100ms"]).code;
     assert_eq!(code, 124);
 }
