@@ -9,6 +9,7 @@ pub mod nearest;
 pub mod output;
 pub mod parts;
 pub mod provision;
+pub mod registry_url;
 pub mod runner;
 pub mod serve;
 pub mod up;

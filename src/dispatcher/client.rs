@@ -91,6 +91,14 @@ impl Client {
         match self.http.send(request).await {
             Ok(answer) if answer.is_success() => {
                 let read = DispatchAnswer::read(&answer.body);
+                if read.idempotent_replayed && dispatch.attempt == 1 {
+                    tracing::warn!(
+                        key = dispatch.idempotency_key,
+                        session.id = %dispatch.wire_session,
+                        "the registry had this mission before it was sent from here, so its result is that of then; \
+                         was its id used in another folder?"
+                    );
+                }
                 Outcome::Accepted { executor: read.executor_id, estimated_start: read.estimated_start }
             }
             Ok(answer) => {

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::Document;
@@ -107,6 +108,17 @@ pub struct Intake {
     pub is_duplicate: bool,
 }
 
+/// What taking a file in would do to one session.
+#[derive(Debug)]
+pub struct Preview {
+    /// The session.
+    pub session: SessionId,
+    /// Its document with the missions in it.
+    pub document: Arc<Document>,
+    /// The missions that it does not have yet.
+    pub added: Vec<MissionId>,
+}
+
 /// One drop folder.
 #[derive(Debug, Clone)]
 pub struct DropFolder {
@@ -156,7 +168,7 @@ impl SessionStore {
             let failed = |error| IntakeError::Session { path: path.clone(), source: Box::new(error) };
             self.create_session(&session, session.as_str(), max_missions, now).map_err(failed)?;
             let mut standings = Vec::new();
-            let dropped_at = Timestamp::from_millis(millis(dropped.identity.changed_ns));
+            let dropped_at = dropped.at();
             let update = self.update_if_whole(&session, &mut |document| {
                 standings = missions.iter().map(|mission| mission.standing(document, dropped_at)).collect();
                 appended(document, &missions, &standings, now)
@@ -174,6 +186,57 @@ impl SessionStore {
         let directory = if is_duplicate { "duplicate" } else { "accepted" };
         let moved_to = folder.move_to(directory, dropped)?;
         Ok(Intake { added, known, moved_to, is_duplicate })
+    }
+}
+
+impl SessionStore {
+    /// Says what [`SessionStore::take_in`] would do, and does nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn preview(
+        &self,
+        folder: &DropFolder,
+        dropped: &Dropped,
+        max_missions: u64,
+        now: Timestamp,
+    ) -> Result<Vec<Preview>, IntakeError> {
+        let (missions, _content) = folder.read(dropped)?;
+        let mut previews = Vec::new();
+        for (session, missions) in folder.by_session(dropped, missions)? {
+            let path = folder.path.join(&dropped.name);
+            let failed = |error| IntakeError::Session { path: path.clone(), source: Box::new(error) };
+            let parsed = |text| {
+                let invalid = |source| UpdateError::Invalid { path: self.session_file(&session), source };
+                Document::parse(text).map(Arc::new).map_err(|source| failed(invalid(source)))
+            };
+            let before = match self.read(&session) {
+                Ok(reading) => reading.document,
+                Err(ReadError::Missing { .. }) => {
+                    parsed(store::new_session(&session, session.as_str(), max_missions, now).into_bytes())?
+                }
+                Err(error) => return Err(failed(UpdateError::Read(error))),
+            };
+            let standings: Vec<Standing> =
+                missions.iter().map(|mission| mission.standing(&before, dropped.at())).collect();
+            let document = match appended(&before, &missions, &standings, now) {
+                Some(text) => parsed(text)?,
+                None => before,
+            };
+            let is_new = |(mission, standing): (DroppedMission, Standing)| {
+                (standing == Standing::New).then_some(mission.id)
+            };
+            let added = missions.into_iter().zip(standings).filter_map(is_new).collect();
+            previews.push(Preview { session, document, added });
+        }
+        Ok(previews)
+    }
+}
+
+impl Dropped {
+    /// When it got its name or its content.
+    fn at(&self) -> Timestamp {
+        Timestamp::from_millis(millis(self.identity.changed_ns))
     }
 }
 

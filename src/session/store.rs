@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::document::{Document, DocumentError};
 use super::json;
@@ -469,6 +469,20 @@ impl SessionStore {
         }
     }
 
+    /// Reads a session. While the file is torn it is read again, until `deadline`. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`SessionStore::read`].
+    pub fn read_settled(&self, session: &SessionId, deadline: Instant) -> Result<Reading, ReadError> {
+        const PAUSE: Duration = Duration::from_millis(50);
+        loop {
+            match self.read(session) {
+                Err(ReadError::Torn { .. }) if Instant::now() < deadline => wait::rest(PAUSE),
+                other => return other,
+            }
+        }
+    }
+
     /// Makes a session, durably and with its directory. Returns whether there was none; an existing one is left alone.
     ///
     /// # Errors
@@ -488,14 +502,7 @@ impl SessionStore {
         if identity::of_path(&path).map_err(failed)?.is_some() {
             return Ok(false);
         }
-        let stamp = json::quoted(&now.to_string());
-        let text = format!(
-            "{{\n  \"id\": {},\n  \"name\": {},\n  \"state\": \"{}\",\n  \"maxMissions\": {max_missions},\n  \
-             \"createdAt\": {stamp},\n  \"updatedAt\": {stamp},\n  \"missions\": []\n}}\n",
-            json::quoted(session.as_str()),
-            json::quoted(name),
-            SessionState::Active.as_file(),
-        );
+        let text = new_session(session, name, max_missions, now);
         let tag = super::exchange::unfinished_tag().map_err(failed)?;
         let staged = Staged::beside(&path, &tag, text.as_bytes(), None, self.policy).map_err(failed)?;
         match staged.create(&path, self.policy) {
@@ -635,4 +642,16 @@ pub(super) fn read_open(path: &Path, file: &File) -> Result<(Vec<u8>, FileIdenti
         before = after;
         tries += 1;
     }
+}
+
+/// The text of a session without missions.
+pub(super) fn new_session(session: &SessionId, name: &str, max_missions: u64, now: Timestamp) -> String {
+    let stamp = json::quoted(&now.to_string());
+    format!(
+        "{{\n  \"id\": {},\n  \"name\": {},\n  \"state\": \"{}\",\n  \"maxMissions\": {max_missions},\n  \
+         \"createdAt\": {stamp},\n  \"updatedAt\": {stamp},\n  \"missions\": []\n}}\n",
+        json::quoted(session.as_str()),
+        json::quoted(name),
+        SessionState::Active.as_file(),
+    )
 }

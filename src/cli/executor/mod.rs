@@ -5,6 +5,7 @@ mod settings;
 
 use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
+use crate::cli::registry_url::RegistryUrl;
 use crate::domain::id::ExecutorId;
 use crate::executor::agent_runtime::AgentRuntime;
 use crate::executor::config::{Config, OnShutdown};
@@ -32,15 +33,9 @@ pub struct ExecutorArguments {
     /// What to do instead of running missions
     #[command(subcommand)]
     command: Option<ExecutorCommand>,
-    /// The registry to register with
-    #[arg(
-        long = "aiwg-serve",
-        visible_alias = "serve-url",
-        env = "AIWG_SERVE_ENDPOINT",
-        default_value = "http://127.0.0.1:7337",
-        value_name = "URL"
-    )]
-    serve_url: String,
+    /// Which registry to register with.
+    #[command(flatten)]
+    registry: RegistryUrl,
     /// Listen on this address for the registry; port 0 takes any free one
     #[arg(long, env = "AIWG_RS_EXECUTOR_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
     bind: IpAddr,
@@ -139,7 +134,7 @@ impl ExecutorArguments {
     pub fn for_workspace(workspace: PathBuf, serve_url: String) -> Self {
         Self {
             command: None,
-            serve_url,
+            registry: RegistryUrl::new(serve_url),
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             advertise: None,
@@ -228,7 +223,7 @@ pub fn prepare(arguments: &ExecutorArguments) -> anyhow::Result<(Config, Executo
     let max_concurrency = arguments.max_concurrency.or(settings.max_concurrency).unwrap_or(4).max(1);
     let config = Config {
         name: arguments.name.clone().or(settings.name.clone()).unwrap_or_else(default_name),
-        serve_url: Some(arguments.serve_url.trim_end_matches('/').to_owned()),
+        serve_url: Some(arguments.registry.resolve()?),
         advertise: arguments.advertise.clone(),
         bind: SocketAddr::new(arguments.bind, arguments.port),
         state_directory,

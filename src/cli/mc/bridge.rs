@@ -5,6 +5,7 @@ use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::mc::folder::Folder;
 use crate::cli::output;
+use crate::cli::registry_url::RegistryUrl;
 use crate::disk::fsync::FsyncPolicy;
 use crate::disk::lock::LockError;
 use crate::dispatcher::payload::Payload;
@@ -18,6 +19,7 @@ use crate::intake;
 use crate::net::http;
 use crate::protocol::executor_v1::{DEFAULT_COMPLETION, PayloadForm};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
+use crate::session::waiting::one_line;
 use crate::watcher::{self, WatchMode};
 use anyhow::Context as _;
 use clap::builder::FalseyValueParser;
@@ -33,9 +35,9 @@ pub struct Arguments {
     /// The folder with sessions/ and inbox/; it is waited for when it does not exist yet.
     #[command(flatten)]
     folder: Folder,
-    /// The registry; without it `AIWG_SERVE_ENDPOINT`, else the one on this host at port 7337
-    #[arg(long, visible_alias = "aiwg-serve", env = "AIWG_RS_SERVE_URL", value_name = "URL")]
-    serve_url: Option<String>,
+    /// Which registry.
+    #[command(flatten)]
+    registry: RegistryUrl,
     /// Print what would be sent, and send and write nothing
     #[arg(long, env = "AIWG_RS_DRY_RUN", value_parser = FalseyValueParser::new())]
     dry_run: bool,
@@ -153,7 +155,7 @@ enum Fsync {
 
 impl Arguments {
     fn config(&self) -> anyhow::Result<Config> {
-        let serve_url = self.serve_url()?;
+        let serve_url = self.registry.resolve()?;
         let operator = self.operator_token_file.as_deref().map(read_token).transpose()?;
         let form = match self.payload {
             Form::V1 => PayloadForm::V1,
@@ -215,17 +217,6 @@ impl Arguments {
         })
     }
 
-    fn serve_url(&self) -> anyhow::Result<String> {
-        let from_node = || std::env::var("AIWG_SERVE_ENDPOINT").ok().filter(|url| !url.is_empty());
-        let url =
-            self.serve_url.clone().or_else(from_node).unwrap_or_else(|| "http://127.0.0.1:7337".to_owned());
-        if url.starts_with("http://") || url.starts_with("https://") {
-            return Ok(url.trim_end_matches('/').to_owned());
-        }
-        let ended = Ended::new(Code::Usage, format!("{url:?} is not the address of a registry"));
-        Err(ended.hint("write it like http://127.0.0.1:7337").into())
-    }
-
     fn executor_tokens(&self) -> anyhow::Result<HashMap<ExecutorId, Token>> {
         let mut tokens = HashMap::new();
         for pair in &self.executor_token {
@@ -262,6 +253,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     let config = arguments.config()?;
     let shutdown = Shutdown::new();
     shutdown::listen(&shutdown).context("failed to listen for signals")?;
+    if arguments.once && !arguments.folder.watch_dir.is_dir() {
+        let folder = arguments.folder.watch_dir.display();
+        let ended = Ended::new(Code::State, format!("the watched folder {folder} does not exist"));
+        let hint =
+            "aiwg-rs mc dispatch makes it, or --watch-dir names another; without --once it is waited for";
+        return Err(ended.hint(hint).into());
+    }
     if arguments.dry_run {
         return dry_run(config, output::is_terminal() && !arguments.folder.json, shutdown).await;
     }
@@ -275,15 +273,40 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
 
 async fn dry_run(config: Config, for_terminal: bool, shutdown: Shutdown) -> anyhow::Result<Code> {
     let mut failure = None;
+    let mut count = 0_usize;
+    let serve_url = config.dispatcher.serve_url.clone();
     dry_run::run(config, shutdown.clone(), |shown| {
-        let printed = if for_terminal { output::line(&for_people(&shown)) } else { output::json(&shown) };
+        let printed = match (for_terminal, count) {
+            (false, _) => output::json(&shown),
+            (true, 0) => output::line(&title(&serve_url)).and_then(|()| output::line(&for_people(&shown))),
+            (true, _) => output::line(&for_people(&shown)),
+        };
+        count += 1;
         if let Err(error) = printed {
             failure = Some(error);
             shutdown.start(Cause::Fatal("output"));
         }
     })
     .await;
-    failure.map_or(Ok(Code::Done), |error| Err(error.into()))
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    if for_terminal && count == 0 {
+        output::line(&format!("nothing is queued that would be sent to {serve_url}"))?;
+    }
+    Ok(Code::Done)
+}
+
+/// Where everything goes, and the names of the columns.
+fn title(serve_url: &str) -> String {
+    format!(
+        "would be sent to {serve_url}; --json shows the requests whole\n\n{}",
+        columns("SESSION", "MISSION", "PRIORITY", "OBJECTIVE")
+    )
+}
+
+fn columns(session: &str, mission: &str, priority: &str, objective: &str) -> String {
+    format!("{session:<20}  {mission:<20}  {priority:<8}  {objective}")
 }
 
 /// One line per request: where from, what, and what is special about it.
@@ -292,17 +315,16 @@ fn for_people(shown: &Shown) -> String {
         shown.payload.as_ref().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
     let objective = body.get("objective").and_then(|text| text.as_str()).unwrap_or_default();
     let priority = body.pointer("/metadata/priority").and_then(|text| text.as_str()).unwrap_or("-");
-    let remark = match (&shown.error, shown.uncertain) {
-        (Some(error), _) => format!("  cannot be sent: {error}"),
-        (None, true) => "  may have been sent before; would be asked about first".to_owned(),
-        (None, false) => String::new(),
-    };
-    let first_line: String = objective.lines().next().unwrap_or_default().chars().take(60).collect();
-    format!(
-        "{:<20} {:<20} {priority:<9} {first_line}{remark}",
-        shown.session_id.as_str(),
-        shown.mission_id.as_str()
-    )
+    let first_line: String = one_line(objective).chars().take(60).collect();
+    let mut line = columns(shown.session_id.as_str(), shown.mission_id.as_str(), priority, &first_line);
+    if let Some(file) = shown.dropped.as_ref() {
+        line = format!("{line}\n    still lies at {}", file.display());
+    }
+    match (&shown.error, shown.uncertain) {
+        (Some(error), _) => format!("{line}\n    cannot be sent: {error}"),
+        (None, true) => format!("{line}\n    may have been sent before; would be asked about first"),
+        (None, false) => line,
+    }
 }
 
 fn explain(error: BridgeError) -> anyhow::Error {

@@ -15,10 +15,13 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where Mission Control keeps its files inside a project.
 pub const DEFAULT_WATCH_DIR: &str = ".aiwg/ralph-external/mc";
+
+/// How long a verb waits for a torn file: several times what writing one takes.
+const SETTLED_AFTER: Duration = Duration::from_millis(250);
 
 /// How often an update is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -214,17 +217,7 @@ fn is_touched(
 /// # Errors
 /// As [`SessionStore::read`].
 pub fn read_settled(store: &SessionStore, session: &SessionId) -> Result<Reading, ReadError> {
-    const REREADS: u32 = 5;
-    let mut left = REREADS;
-    loop {
-        match store.read(session) {
-            Err(ReadError::Torn { .. }) if left > 0 => {
-                wait::rest(Duration::from_millis(50));
-                left -= 1;
-            }
-            other => return other,
-        }
-    }
+    store.read_settled(session, Instant::now() + SETTLED_AFTER)
 }
 
 /// An error of reading, with its exit code.

@@ -2,13 +2,17 @@
 //!
 //! The registry knows who runs the mission and where that executor is reached; the log itself lies with the executor.
 
+use super::folder::{self, Folder};
+use super::overview::Looker;
+use super::target::Target;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
-use crate::domain::id::MissionId;
+use crate::cli::registry_url::RegistryUrl;
 use crate::net::http::{Config, Http};
 use crate::protocol::executor_v1::{ExecutorStatus, MissionStatus};
 use crate::protocol::problem::Problem;
 use crate::protocol::route;
+use crate::session::waiting::Bridge;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use std::io::IsTerminal as _;
@@ -17,11 +21,14 @@ use std::time::Duration;
 /// How long a followed log may be silent: as long as an agent may think.
 const LONGEST_FOLLOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// A line that is longer is cut, in bytes.
+const LONGEST_LINE: usize = 64 * 1024;
+
 /// Show what a mission's agent said.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The mission's id
-    mission: MissionId,
+    /// The mission, as ID or SESSION/ID
+    mission: String,
     /// Go on until the mission ends
     #[arg(long, short)]
     follow: bool,
@@ -31,15 +38,22 @@ pub struct Arguments {
     /// Keep colours and cursor movements
     #[arg(long)]
     raw: bool,
-    /// The registry to ask
-    #[arg(
-        long,
-        visible_alias = "aiwg-serve",
-        env = "AIWG_SERVE_ENDPOINT",
-        default_value = "http://127.0.0.1:7337",
-        value_name = "URL"
-    )]
-    serve_url: String,
+    /// Which registry to ask. Without one, that of the folder's bridge.
+    #[command(flatten)]
+    registry: RegistryUrl,
+    /// Which folder.
+    #[command(flatten)]
+    folder: Folder,
+}
+
+/// Returns the mission's id on the wire and the registry of the folder's bridge, as far as the folder tells.
+fn known(folder: &Folder, name: &str) -> (String, Option<String>) {
+    let mission = Target::find(folder, &folder.store(), name).map(|target| target.mission);
+    let registry = match Looker::new(folder).bridge() {
+        Bridge::Seen(status) | Bridge::Killed(status) => Some(status.serve_url),
+        Bridge::Never | Bridge::Unreadable(_) => None,
+    };
+    (mission.unwrap_or_else(|_absent| name.to_owned()), registry)
 }
 
 /// Carries out the verb.
@@ -48,13 +62,15 @@ pub struct Arguments {
 /// The mission is unknown, or nobody who knows it can be reached.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     let http = Http::new(Config { request_timeout: LONGEST_FOLLOW, ..Config::default() })?;
-    let mission = arguments.mission.as_str();
-    let status: MissionStatus = ask(&http, &arguments.serve_url, &route::mission(mission)).await?;
+    let folder = arguments.folder.clone();
+    let (mission, registry) = folder::blocking(move || Ok(known(&folder, &arguments.mission))).await?;
+    let mission = mission.as_str();
+    let registry = arguments.registry.resolve_or(registry)?;
+    let status: MissionStatus = ask(&http, &registry, &route::mission(mission)).await?;
     let executor = status.executor_id.ok_or_else(|| {
         Ended::new(Code::Failed, format!("mission {mission} has no log yet")).hint("no executor has taken it")
     })?;
-    let executor: ExecutorStatus =
-        ask(&http, &arguments.serve_url, &route::executor(executor.as_str())).await?;
+    let executor: ExecutorStatus = ask(&http, &registry, &route::executor(executor.as_str())).await?;
     let endpoints = executor.transport_endpoints.ok_or_else(|| {
         Ended::new(Code::Unreachable, format!("executor {} says nowhere to be reached", executor.executor_id))
     })?;
@@ -80,10 +96,44 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
         }
         return Err(ended.into());
     }
+    let mut lines = arguments.folder.json.then(Lines::default);
     while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
-        output::raw(&chunk)?;
+        match &mut lines {
+            Some(lines) => lines.print(&chunk)?,
+            None => output::raw(&chunk)?,
+        }
     }
+    lines.map_or(Ok(()), Lines::finish)?;
     Ok(Code::Done)
+}
+
+/// Cuts what comes in pieces into lines, each an object.
+#[derive(Debug, Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    fn print(&mut self, chunk: &[u8]) -> std::io::Result<()> {
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.begun.len() > LONGEST_LINE {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> std::io::Result<()> {
+        if self.begun.is_empty() { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let text = String::from_utf8_lossy(&self.begun);
+        output::json(&serde_json::json!({"line": text.trim_end_matches(['\r', '\n'])}))?;
+        self.begun.clear();
+        Ok(())
+    }
 }
 
 async fn ask<T: DeserializeOwned>(http: &Http, base: &str, path: &str) -> anyhow::Result<T> {

@@ -139,7 +139,8 @@ impl Looker {
         }
     }
 
-    fn bridge(&self) -> Bridge {
+    /// Looks at the bridge alone.
+    pub fn bridge(&self) -> Bridge {
         let path = self.store.watch_dir().join(status_file::FILE_NAME);
         let file = match File::open(&path) {
             Ok(file) => file,

@@ -66,6 +66,17 @@ fn a_dry_run_shows_everything_and_touches_nothing() {
         ]}),
     );
     let before = fs::read_to_string(folder.file("s")).unwrap();
+    let inbox = folder.root().join("inbox");
+    fs::create_dir(&inbox).unwrap();
+    fs::write(
+        inbox.join("dropped.json"),
+        r#"[{"objective":"y"},{"id":"low","session":"s","objective":"x"}]"#,
+    )
+    .unwrap();
+    fs::write(inbox.join("cut.json"), "{\"objective").unwrap();
+    let torn = folder.file("torn");
+    fs::create_dir(torn.parent().unwrap()).unwrap();
+    fs::write(torn, "{\n  \"missions\": [").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
         .args(["mc", "bridge", "--dry-run", "--once", "--serve-url", "http://127.0.0.1:9", "--watch-dir"])
         .arg(folder.root())
@@ -78,13 +89,18 @@ fn a_dry_run_shows_everything_and_touches_nothing() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let ids: Vec<&str> = lines.iter().map(|line| line["missionId"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["first", "low"]);
+    assert_eq!(ids, ["first", "low", "dropped-1"]);
+    assert_eq!(lines[2]["payload"]["metadata"]["mc_session_id"], "inbox");
+    assert_eq!(lines[2]["dropped"], inbox.join("dropped.json").to_str().unwrap());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cut.json") && said.contains("line 2, column 16"), "{said}");
     assert_eq!(lines[0]["endpoint"], "http://127.0.0.1:9/api/v1/sessions/wire%20id/dispatch");
     assert_eq!(lines[0]["payload"]["metadata"]["mc_session_id"], "wire id");
     assert_eq!(fs::read_to_string(folder.file("s")).unwrap(), before);
     let names: Vec<_> =
         fs::read_dir(folder.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["sessions"]);
+    assert_eq!(names.len(), 2, "sessions and inbox: {names:?}");
+    assert_eq!(fs::read_dir(inbox).unwrap().count(), 2);
 }
 
 #[test]
@@ -99,4 +115,8 @@ fn once_ends_when_everything_was_answered_for_or_nobody_is_there() {
     let mut bridge = Daemon::bridge(folder.root(), "http://127.0.0.1:9", &["--once", "--no-ws"]);
     assert_eq!(bridge.wait().code(), Some(5));
     assert_eq!(folder.count("t", "queued"), Some(1));
+    let nowhere = folder.root().join("nowhere");
+    let mut bridge = Daemon::bridge(&nowhere, &registry.url, &["--once"]);
+    assert_eq!(bridge.wait().code(), Some(4));
+    assert!(bridge.said().contains("does not exist"), "{}", bridge.said());
 }

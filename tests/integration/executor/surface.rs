@@ -36,6 +36,12 @@ async fn status_and_log_can_be_read_while_it_runs_and_after() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "red\nlast\n", "{output:?}");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        .args(["--log", "error", "mc", "logs", "m 1", "--json"])
+        .env("AIWG_RS_SERVE_URL", &host.registry.url)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"line\":\"red\"}\n{\"line\":\"last\"}\n");
     assert_eq!(ask(&format!("{url}/api/v1/missions/nobody/log")).await.0, 404);
 }
 
