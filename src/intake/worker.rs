@@ -120,6 +120,14 @@ fn look(store: &SessionStore, place: Option<&SessionId>, config: Config) -> Left
                         "mission taken in from a dropped file"
                     );
                 }
+                if !intake.added.is_empty() {
+                    for (session, mission) in &intake.known {
+                        tracing::warn!(
+                            session.id = %session, mission.id = %mission, file.path = %intake.moved_to.display(),
+                            "a mission of a dropped file was left out: its session has the id already"
+                        );
+                    }
+                }
                 if intake.is_duplicate {
                     tracing::warn!(
                         file.path = %intake.moved_to.display(),

@@ -246,6 +246,8 @@ fn settle(
         Phase::Claimed | Phase::Accepted => live(view, mission, held, said, findings),
         Phase::Ended => ended(view, mission, held, said, findings),
     };
+    // A bridge that was killed before it wrote leaves an old copy too, and that is nobody's doing.
+    let was_written = held.shown.is_some();
     if said.is_some() {
         held.shown = said;
     }
@@ -258,7 +260,9 @@ fn settle(
         Verdict::Fields => fields(view, held, false),
         Verdict::Status => status(fields(view, held, false), held, said),
         Verdict::PutBack => {
-            findings.restored.push(mission.clone());
+            if was_written {
+                findings.restored.push(mission.clone());
+            }
             status(fields(view, held, true), held, said)
         }
     };
@@ -734,6 +738,18 @@ mod tests {
         assert_eq!(happen(&mut ledger, event, 20), Applied::Moved);
         let (file, _) = write(&file, &mut ledger);
         (file, ledger)
+    }
+
+    #[test]
+    fn what_a_killed_bridge_had_not_written_yet_is_nobodys_old_copy() {
+        let behind = assigned().0;
+        let (_, ledger) = ended_as(&completed());
+        let mut ledger = read_back(&behind, &ledger);
+        let (after, findings) = write(&behind, &mut ledger);
+        assert!(findings.restored.is_empty());
+        assert_eq!(status(&after), "done");
+        let (_, findings) = write(&behind, &mut ledger);
+        assert_eq!(findings.restored, [id()], "now it is one");
     }
 
     #[test]

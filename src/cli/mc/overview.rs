@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest status file that is read: several times what a thousand of each kind of problem take.
@@ -95,10 +96,13 @@ impl Looker {
             sessions.push((session, content));
         }
         let ignored = listing.ignored.iter();
-        let ignored = ignored
+        let mut ignored: Vec<String> = ignored
             .filter(|_| only.is_none())
             .map(|ignored| format!("{} is ignored: {}", ignored.path.display(), chain(&ignored.reason)))
             .collect();
+        let places = sessions.iter().map(|(session, _)| self.store.inbox_dir(session));
+        let shared = only.is_none().then(|| self.store.shared_inbox_dir());
+        ignored.extend(shared.into_iter().chain(places).filter_map(|inbox| rejected(&inbox)));
         Ok(Overview { now, bridge: self.bridge(), sessions, ignored })
     }
 
@@ -163,6 +167,19 @@ impl Looker {
         let holder = lock::last_holder(&self.store.watch_dir().join(LOCK_FILE));
         holder.is_some_and(|holder| holder.pid == status.pid && holder.is_gone())
     }
+}
+
+/// Says how many dropped files were rejected, as long as they lie there.
+fn rejected(inbox: &Path) -> Option<String> {
+    let directory = inbox.join("rejected");
+    let names = std::fs::read_dir(&directory).ok()?.flatten().map(|entry| entry.file_name());
+    let count = names.filter(|name| !name.as_encoded_bytes().ends_with(b".error.txt")).count();
+    let files = match count {
+        0 => return None,
+        1 => "1 dropped file was".to_owned(),
+        n => format!("{n} dropped files were"),
+    };
+    Some(format!("{files} rejected; why is written beside each in {}", directory.display()))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
