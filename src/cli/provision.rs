@@ -4,7 +4,9 @@ use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
 use crate::executor::process_table;
 use crate::executor::provision::inventory::{self, Inventory, Scope, State};
-use crate::executor::provision::orchestrator::{DEFAULT_DISCOVERY_FILE, Environment, Orchestrator, Order};
+use crate::executor::provision::orchestrator::{
+    DEFAULT_DISCOVERY_FILE, Environment, Orchestrator, Order, ProvisionError,
+};
 use crate::executor::provision::provider::{Disposal, Object, Request};
 use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand};
@@ -96,7 +98,7 @@ pub async fn run(arguments: ProvisionArguments) -> anyhow::Result<Code> {
                     })
                     .transpose()?,
             };
-            let environment = orchestrator.provision(&order).await?;
+            let environment = orchestrator.provision(&order).await.map_err(explain)?;
             match environment.inject(&discovery_file) {
                 Ok(env) => output::json(&json!({ "snapshot": environment.snapshot(), "env": env }))?,
                 Err(error) => {
@@ -126,6 +128,20 @@ pub async fn run(arguments: ProvisionArguments) -> anyhow::Result<Code> {
         ProvisionCommand::Snapshot { session } => output::json(&find(&workspace, &session)?.snapshot())?,
     }
     Ok(Code::Done)
+}
+
+fn explain(error: ProvisionError) -> anyhow::Error {
+    match error {
+        ProvisionError::Leased { .. } | ProvisionError::Overtaken { .. } => Ended::new(
+            Code::Failed,
+            error.to_string(),
+        )
+        .hint("`aiwg-rs provision snapshot` shows what it has, `aiwg-rs provision release` gives it back")
+        .into(),
+        ProvisionError::UnknownKind { .. }
+        | ProvisionError::Provider { .. }
+        | ProvisionError::Record { .. } => error.into(),
+    }
 }
 
 fn find(workspace: &Path, session: &str) -> anyhow::Result<Environment> {

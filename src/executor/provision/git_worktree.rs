@@ -3,13 +3,14 @@
 //! Every change of a repository's worktrees takes its turn in the [repository queue](super::repository_queue). A lease is
 //! written before the worktree is made and forgotten after it is gone; see [`super::worktree_lease`].
 
+use crate::domain::time::Timestamp;
 use crate::executor::process_identity::ProcessIdentity;
 use crate::executor::provision::git::{GitError, Repository, RepositoryError, find_repository, git};
 use crate::executor::provision::git_save::{self, Work};
 use crate::executor::provision::options::{self, OptionError};
 use crate::executor::provision::path_rules::{inside, normalized, scoped_name};
 use crate::executor::provision::provider::{
-    Child, Disposal, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
+    Child, Disposal, Holder, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
 };
 use crate::executor::provision::repository_queue::{self, QueueError, patiently};
 use crate::executor::provision::worktree_include::{self, IncludeError};
@@ -127,6 +128,20 @@ impl Provider for GitWorktree {
         })
     }
 
+    fn holder<'a>(
+        &'a self,
+        lease: &'a Lease,
+        _session_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Holder>, ProviderError>> {
+        Box::pin(async move {
+            let place = Place::of_allocation(&lease.allocation)?;
+            let allocated_at = options::required_string(&lease.allocation, "allocatedAt")?;
+            let found = worktree_lease::read(&place.root, &place.name)?
+                .filter(|found| found.allocated_at.to_string() == allocated_at && !place.is_given_up(found));
+            Ok(found.map(|found| found.owner.into()))
+        })
+    }
+
     fn share<'a>(
         &'a self,
         lease: &'a Lease,
@@ -176,6 +191,18 @@ impl Place {
     /// Returns where the worktree is.
     pub fn path(&self) -> PathBuf {
         self.root.join(&self.name)
+    }
+
+    /// Says whether nobody works here any more: it was given back but stayed, all owners are gone, or, where none was
+    /// named, the directory is.
+    ///
+    /// A worktree that is being made has a lease and no directory yet: whoever removes what was given up has the turn.
+    pub fn is_given_up(&self, lease: &WorktreeLease) -> bool {
+        let is_missing = || {
+            let found = self.path().symlink_metadata();
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        lease.kept.is_some() || lease.is_dead() || (lease.owner.is_none() && is_missing())
     }
 
     fn of_allocation(allocation: &Object) -> Result<Self, OptionError> {
@@ -281,7 +308,7 @@ async fn make_room(place: &Place, tenant: &Tenant) -> Result<(), WorktreeError> 
             why: "it is no worktree of ours; move it away, or choose another rootDirectory".to_owned(),
         }),
         None => Ok(()),
-        Some(old) if old.kept.is_none() && !old.is_dead() => {
+        Some(old) if !place.is_given_up(&old) => {
             let holder = old
                 .owner
                 .map_or_else(|| "which has not released it".to_owned(), |o| format!("process {}", o.pid));
@@ -376,7 +403,7 @@ async fn fill(
 ///
 /// # Errors
 /// Git or a file refused; the lease stays then.
-pub async fn give_back(place: &Place, order: &Return) -> Result<Vec<Kept>, WorktreeError> {
+async fn give_back(place: &Place, order: &Return) -> Result<Vec<Kept>, WorktreeError> {
     if !place.repo_root.is_dir() {
         worktree_lease::remove(&place.root, &place.name)?;
         return Ok(Vec::new());
@@ -384,6 +411,22 @@ pub async fn give_back(place: &Place, order: &Return) -> Result<Vec<Kept>, Workt
     let repository = find_repository(&place.repo_root).await?;
     let _turn = repository_queue::turn(&repository.common_directory).await?;
     clear(place, order).await
+}
+
+/// Gives a worktree that was given up back in its turn, its work saved; `None` when somebody took it meanwhile.
+///
+/// # Errors
+/// Git or a file refused; the lease stays then.
+pub async fn clean_up(place: &Place, now: Timestamp) -> Result<Option<Vec<Kept>>, WorktreeError> {
+    let repository = find_repository(&place.repo_root).await?;
+    let _turn = repository_queue::turn(&repository.common_directory).await?;
+    let lease = worktree_lease::read(&place.root, &place.name)?;
+    let Some(lease) = lease.filter(|lease| place.is_given_up(lease)) else {
+        return Ok(None);
+    };
+    let order =
+        Return { session_id: lease.session_id, disposal: Disposal::Save, own_files: lease.own_files, now };
+    clear(place, &order).await.map(Some)
 }
 
 /// Saves what must be saved, removes the worktree, and forgets the lease. Its caller has the turn.
@@ -468,10 +511,10 @@ async fn children_at_work(path: &Path, order: &Return) -> Result<Option<String>,
         let root = entry.map_err(at(&roots))?.path();
         for name in worktree_lease::names(&root)? {
             let Some(lease) = worktree_lease::read(&root, &name)? else { continue };
-            if lease.kept.is_none() && !lease.is_dead() {
+            let child = Place { repo_root: path.to_owned(), root: root.clone(), name };
+            if !child.is_given_up(&lease) {
                 return Ok(Some(format!("the child session {:?} works inside it", lease.session_id)));
             }
-            let child = Place { repo_root: path.to_owned(), root: root.clone(), name };
             let order = Return { session_id: lease.session_id, own_files: lease.own_files, ..order.clone() };
             let kept = Box::pin(clear(&child, &order)).await?;
             if kept.iter().any(|kept| matches!(kept, Kept::InPlace { .. })) {

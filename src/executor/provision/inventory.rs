@@ -5,12 +5,12 @@
 
 use crate::domain::time::Timestamp;
 use crate::executor::process_identity::ProcessIdentity;
+use crate::executor::provision::environment_record::{self, Record};
 use crate::executor::provision::git::find_repository;
 use crate::executor::provision::git_worktree::{self, DEFAULT_ROOT, Place, WorktreeError};
-use crate::executor::provision::orchestrator::{RECORDS, Record};
 use crate::executor::provision::port_lock::{self, PortLockError};
 use crate::executor::provision::port_range::DEFAULT_LOCK_DIRECTORY;
-use crate::executor::provision::provider::{Disposal, Kept, Return};
+use crate::executor::provision::provider::Kept;
 use crate::executor::provision::worktree_lease::{self, LeaseFileError};
 use crate::runtime::clock;
 use serde::Serialize;
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 pub enum State {
     /// An owner lives, or the lease ends only by a release.
     InUse,
-    /// All owners are gone.
+    /// All owners are gone, or a worktree's directory is, without an owner that could miss it.
     Abandoned,
     /// It was given back but stayed.
     Kept,
@@ -173,7 +173,7 @@ async fn describe(place: &Place, now: Timestamp) -> Result<WorktreeEntry, Invent
     let state = match &lease {
         None => State::Foreign,
         Some(lease) if lease.kept.is_some() => State::Kept,
-        Some(lease) if lease.is_dead() => State::Abandoned,
+        Some(lease) if place.is_given_up(lease) => State::Abandoned,
         Some(_) => State::InUse,
     };
     let (mut unsaved_work, mut detail) = (Some(false), String::new());
@@ -234,10 +234,11 @@ fn size_of(directory: &Path) -> u64 {
 }
 
 fn records(workspace_root: &Path) -> Vec<(PathBuf, Record)> {
-    let entries = fs::read_dir(workspace_root.join(RECORDS)).into_iter().flatten().flatten();
+    let entries =
+        fs::read_dir(workspace_root.join(environment_record::DIRECTORY)).into_iter().flatten().flatten();
     let mut records: Vec<(PathBuf, Record)> = entries
         .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
-        .filter_map(|entry| Some((entry.path(), serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?)))
+        .filter_map(|entry| Some((entry.path(), environment_record::readable(&entry.path())?)))
         .collect();
     records.sort_by(|(a, _), (b, _)| a.cmp(b));
     records
@@ -268,21 +269,14 @@ pub async fn clean(scope: &Scope, keep_everything: bool, dry_run: bool) -> Resul
     let now = clock::wall();
     for place in scope.places().await? {
         let Some(lease) = worktree_lease::read(&place.root, &place.name)? else { continue };
-        let was_kept_by_order = lease.kept.is_some();
-        if keep_everything || !(lease.is_dead() || was_kept_by_order) {
+        if keep_everything || !place.is_given_up(&lease) {
             continue;
         }
         if dry_run {
             cleaned.worktrees.push(place.path());
             continue;
         }
-        let order = Return {
-            session_id: lease.session_id.clone(),
-            disposal: Disposal::Save,
-            own_files: lease.own_files.clone(),
-            now,
-        };
-        let kept = git_worktree::give_back(&place, &order).await?;
+        let Some(kept) = git_worktree::clean_up(&place, now).await? else { continue };
         if !kept.iter().any(|kept| matches!(kept, Kept::InPlace { .. })) {
             cleaned.worktrees.push(place.path());
         }
@@ -309,7 +303,9 @@ fn clean_records(scope: &Scope, cleaned: &mut Cleaned) {
         let something_left = paths.map(Path::new).any(|path| {
             path.exists() && !cleaned.worktrees.iter().chain(&cleaned.ports).any(|gone| gone == path)
         });
-        if !something_left && !record.leases.is_empty() && (cleaned.dry_run || fs::remove_file(&path).is_ok())
+        if !something_left
+            && !record.leases.is_empty()
+            && (cleaned.dry_run || environment_record::remove(&path, &record).is_ok())
         {
             cleaned.environments.push(record.session_id);
         }

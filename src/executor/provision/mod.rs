@@ -5,6 +5,7 @@
 //! constraints (environment variables, sentences for the prompt, metadata) tell the agent about them. Nothing above
 //! the providers knows their names.
 
+pub mod environment_record;
 pub mod git;
 pub mod git_save;
 pub mod git_worktree;

@@ -7,25 +7,23 @@ use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::error::with_causes;
 use crate::executor::process_identity::ProcessIdentity;
+use crate::executor::provision::environment_record::{self, Record};
 use crate::executor::provision::git_worktree::GitWorktree;
-use crate::executor::provision::path_rules::{inside, scoped_name};
+use crate::executor::provision::path_rules::inside;
 use crate::executor::provision::plan::{self, Snapshot};
 use crate::executor::provision::port_lock::make_quiet_directory;
 use crate::executor::provision::port_range::PortRange;
 use crate::executor::provision::provider::{
-    Child, Disposal, Kept, Lease, Provider, ProviderError, Request, Return, Tenant,
+    Child, Disposal, Holder, Kept, Lease, Provider, ProviderError, Request, Return, Tenant,
 };
 use crate::runtime::clock;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
-
-/// Where environments are written down, below the workspace root.
-pub const RECORDS: &str = ".ai_ops/environments";
 
 /// Where the snapshot is put for the agent, below the working directory.
 pub const DEFAULT_DISCOVERY_FILE: &str = ".agent-context/resources.json";
@@ -51,6 +49,22 @@ pub enum ProvisionError {
         kind: String,
         /// What it said.
         message: String,
+    },
+    /// The session has leases that nobody has given back.
+    #[error("Resource provisioning failed: session {session_id:?} has leased {kinds} already, {holder}")]
+    Leased {
+        /// The session.
+        session_id: String,
+        /// What it has.
+        kinds: String,
+        /// Who keeps them alive.
+        holder: Holder,
+    },
+    /// Another one leased for the same session at the same time.
+    #[error("Resource provisioning failed: somebody else was faster to lease for session {session_id:?}")]
+    Overtaken {
+        /// The session.
+        session_id: String,
     },
     /// The environment could not be written down.
     #[error("Resource provisioning failed: write {}: {source}", path.display())]
@@ -114,20 +128,6 @@ pub struct Order {
     pub resources: Vec<Request>,
     /// Whose end makes the leases dead; `None`: only a release ends them.
     pub owner: Option<ProcessIdentity>,
-}
-
-/// Leases that belong together, as they are written down.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    /// Names the environment.
-    pub session_id: String,
-    /// The directory that the work is about.
-    pub workspace_root: PathBuf,
-    /// In the order in which they were made.
-    pub leases: Vec<Lease>,
-    /// Files of our own, relative to the working directory.
-    pub own_files: Vec<PathBuf>,
 }
 
 /// A provisioned environment. Clones are the same one.
@@ -197,14 +197,6 @@ impl Environment {
         env.insert(DISCOVERY_VARIABLE.to_owned(), path.display().to_string());
         Ok(env)
     }
-
-    fn record_path(&self) -> PathBuf {
-        record_path(&self.record.workspace_root, &self.record.session_id)
-    }
-}
-
-fn record_path(workspace_root: &Path, session_id: &str) -> PathBuf {
-    workspace_root.join(RECORDS).join(format!("{}.json", scoped_name(session_id)))
 }
 
 /// What was left of released resources.
@@ -276,11 +268,15 @@ impl Orchestrator {
     /// Leases everything that is asked for, in order; on a failure what was leased is given back in reverse.
     ///
     /// # Errors
-    /// The first failure.
+    /// The first failure. [`ProvisionError::Leased`] when the session has an environment already, which stays as it is.
     ///
     /// # Cancel safety
     /// Not safe: a dropped future leaves leases of this process behind, which are reclaimed when it ends.
     pub async fn provision(&self, order: &Order) -> Result<Environment, ProvisionError> {
+        let before = environment_record::read(&order.workspace_root, &order.session_id).ok().flatten();
+        if let Some(record) = &before {
+            self.refuse_while_held(record).await?;
+        }
         let tenant = Tenant {
             session_id: order.session_id.clone(),
             workspace_root: order.workspace_root.clone(),
@@ -292,12 +288,9 @@ impl Orchestrator {
         let mut failure = None;
         for request in &order.resources {
             let outcome = match self.require(&request.kind) {
-                Ok(provider) => provider.acquire(&tenant, &request.options).await.map_err(|error| {
-                    ProvisionError::Provider {
-                        kind: request.kind.clone(),
-                        message: with_causes(error.as_ref()),
-                    }
-                }),
+                Ok(provider) => {
+                    provider.acquire(&tenant, &request.options).await.map_err(failed(&request.kind))
+                }
                 Err(unknown) => Err(unknown),
             };
             match outcome {
@@ -316,7 +309,7 @@ impl Orchestrator {
         };
         let environment = Environment::of(record);
         let failure = match failure {
-            None => write_record(&environment).err(),
+            None => write_down(&environment, before).await.err(),
             some => some,
         };
         match failure {
@@ -328,6 +321,26 @@ impl Orchestrator {
                 }
                 Err(first)
             }
+        }
+    }
+
+    /// Refuses a session that still has leases. A lease of an unknown kind may be one.
+    async fn refuse_while_held(&self, record: &Record) -> Result<(), ProvisionError> {
+        let (mut kinds, mut held_by) = (Vec::new(), None);
+        for lease in &record.leases {
+            let provider = self.require(&lease.kind)?;
+            let holder = provider.holder(lease, &record.session_id).await.map_err(failed(&lease.kind))?;
+            if let Some(holder) = holder {
+                kinds.push(lease.kind.as_str());
+                held_by.get_or_insert(holder);
+            }
+        }
+        match held_by {
+            Some(holder) => {
+                let session_id = record.session_id.clone();
+                Err(ProvisionError::Leased { session_id, kinds: kinds.join(", "), holder })
+            }
+            None => Ok(()),
         }
     }
 
@@ -345,12 +358,9 @@ impl Orchestrator {
         let mut resources = Vec::new();
         for constraint in &parent.hard_constraints {
             let provider = self.require(&constraint.kind)?;
-            let options = provider.child_options(&parent.session_id, &constraint.allocation, child).map_err(
-                |error: ProviderError| ProvisionError::Provider {
-                    kind: constraint.kind.clone(),
-                    message: with_causes(error.as_ref()),
-                },
-            )?;
+            let options = provider
+                .child_options(&parent.session_id, &constraint.allocation, child)
+                .map_err(failed(&constraint.kind))?;
             resources.push(Request { kind: constraint.kind.clone(), options });
         }
         self.provision(&Order {
@@ -402,7 +412,7 @@ impl Orchestrator {
         };
         let mut held = environment.held.lock().await;
         if held.is_empty() {
-            drop(fs::remove_file(environment.record_path()));
+            forget(environment).await;
             return Ok(Released::default());
         }
         let (mut kept, mut failures, mut stubborn) = (Vec::new(), Vec::new(), Vec::new());
@@ -424,7 +434,7 @@ impl Orchestrator {
         stubborn.reverse();
         *held = stubborn;
         if failures.is_empty() {
-            drop(fs::remove_file(environment.record_path()));
+            forget(environment).await;
             Ok(Released { kept })
         } else {
             Err(ReleaseError { failures, kept })
@@ -436,11 +446,7 @@ impl Orchestrator {
     /// # Errors
     /// The record cannot be read.
     pub fn find_environment(workspace_root: &Path, session_id: &str) -> io::Result<Option<Environment>> {
-        match fs::read(record_path(workspace_root, session_id)) {
-            Ok(bytes) => Ok(Some(Environment::of(serde_json::from_slice(&bytes)?))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(environment_record::read(workspace_root, session_id)?.map(Environment::of))
     }
 }
 
@@ -451,12 +457,29 @@ fn own_files(record: &Record) -> Vec<PathBuf> {
     record.own_files.iter().map(|file| working.join(file)).collect()
 }
 
-fn write_record(environment: &Environment) -> Result<(), ProvisionError> {
-    let path = environment.record_path();
-    let written = path.parent().map_or(Ok(()), make_quiet_directory).and_then(|()| {
-        let mut text = serde_json::to_vec_pretty(environment.record())?;
-        text.push(b'\n');
-        atomic::write(&path, &text, FsyncPolicy::Never)
-    });
-    written.map_err(|source| ProvisionError::Record { path, source })
+fn failed(kind: &str) -> impl FnOnce(ProviderError) -> ProvisionError + use<'_> {
+    move |error| ProvisionError::Provider { kind: kind.to_owned(), message: with_causes(error.as_ref()) }
+}
+
+/// Writes an environment down where `before` was found; somebody may have been faster meanwhile.
+async fn write_down(environment: &Environment, before: Option<Record>) -> Result<(), ProvisionError> {
+    let record = Arc::clone(&environment.record);
+    let written = tokio::task::spawn_blocking(move || record.write(before.as_ref())).await;
+    let record = &environment.record;
+    match written.map_err(io::Error::other).flatten() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ProvisionError::Overtaken { session_id: record.session_id.clone() }),
+        Err(source) => Err(ProvisionError::Record { path: record.path(), source }),
+    }
+}
+
+/// Forgets what is written down of an environment; one of the same name that was made since stays.
+async fn forget(environment: &Environment) {
+    let record = Arc::clone(&environment.record);
+    let forgotten =
+        tokio::task::spawn_blocking(move || environment_record::remove(&record.path(), &record)).await;
+    if let Err(error) = forgotten.map_err(io::Error::other).flatten() {
+        let session = &environment.record.session_id;
+        tracing::warn!(session.id = session, %error, "the record of a released environment stays");
+    }
 }

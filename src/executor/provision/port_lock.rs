@@ -101,6 +101,11 @@ pub fn read(path: &Path) -> Option<PortLock> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Reads the lock of a lease; `None` when the block is not its any more, or its owners are gone.
+pub fn held(path: &Path, lease: &PortLock) -> Option<PortLock> {
+    read(path).filter(|lock| lock.is_same_lease(lease) && !lock.is_dead())
+}
+
 /// Takes over the block of a dead owner, in one step; says whether that worked.
 ///
 /// # Errors

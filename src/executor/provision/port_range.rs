@@ -11,7 +11,7 @@ use crate::executor::provision::path_rules::normalized;
 use crate::executor::provision::port_block::{self, Block, Layout};
 use crate::executor::provision::port_lock::{self, PortLock};
 use crate::executor::provision::provider::{
-    Child, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
+    Child, Holder, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
 };
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -70,6 +70,18 @@ impl Provider for PortRange {
             let (path, lock) = lock_of(&session, &allocation)?;
             port_lock::remove(&path, &lock)?;
             Ok(Vec::new())
+        }))
+    }
+
+    fn holder<'a>(
+        &'a self,
+        lease: &'a Lease,
+        session_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Holder>, ProviderError>> {
+        let (allocation, session) = (lease.allocation.clone(), session_id.to_owned());
+        Box::pin(blocking(move || {
+            let (path, lock) = lock_of(&session, &allocation)?;
+            Ok(port_lock::held(&path, &lock).map(|lock| lock.owner.into()))
         }))
     }
 

@@ -67,6 +67,30 @@ pub struct Lease {
     pub preferred_working_directory: Option<PathBuf>,
 }
 
+/// Who keeps a lease alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// This process, or one that shares it.
+    Process(ProcessIdentity),
+    /// Its name alone: it lives until somebody releases it.
+    Name,
+}
+
+impl From<Option<ProcessIdentity>> for Holder {
+    fn from(owner: Option<ProcessIdentity>) -> Self {
+        owner.map_or(Self::Name, Self::Process)
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(owner) => write!(f, "held by process {}", owner.pid),
+            Self::Name => f.write_str("held until they are released"),
+        }
+    }
+}
+
 /// What becomes of work that a release would take along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -176,6 +200,13 @@ pub trait Provider: std::fmt::Debug + Send + Sync {
         lease: &'a Lease,
         order: &'a Return,
     ) -> BoxFuture<'a, Result<Vec<Kept>, ProviderError>>;
+
+    /// Says who holds a lease; `None` when it was given back or its owners are gone.
+    fn holder<'a>(
+        &'a self,
+        lease: &'a Lease,
+        session_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Holder>, ProviderError>>;
 
     /// Makes another process an owner too: the lease is dead only when all its owners are.
     fn share<'a>(

@@ -47,6 +47,44 @@ fn a_script_leases_works_and_releases() {
 }
 
 #[test]
+fn a_second_lease_of_one_name_is_refused_and_takes_nothing_from_the_first() {
+    let repository = Repository::new();
+    let first = provision(&repository, &["acquire", "--session", "t1"]).unwrap();
+    for more in [&["--resource", "git-worktree"][..], &["--resource", "port-range"], &[]] {
+        let again = provision(&repository, &[&["acquire", "--session", "t1"], more].concat()).unwrap_err();
+        assert!(again.contains("session \"t1\" has leased git-worktree, port-range already"), "{again}");
+        assert!(again.contains("hint: ") && again.contains("provision release"), "{again}");
+    }
+    let snapshot = provision(&repository, &["snapshot", "--session", "t1"]).unwrap();
+    assert_eq!(Some(&snapshot), first.get("snapshot"));
+    let listed = provision(&repository, &["list"]).unwrap();
+    assert_eq!(listed.pointer("/ports").unwrap().as_array().unwrap().len(), 1, "{listed}");
+    provision(&repository, &["release", "--session", "t1"]).unwrap();
+    let listed = provision(&repository, &["list"]).unwrap();
+    for what in ["worktrees", "ports", "environments"] {
+        assert_eq!(listed.get(what), Some(&Value::Array(Vec::new())), "{listed}");
+    }
+    provision(&repository, &["acquire", "--session", "t1"]).unwrap();
+}
+
+#[test]
+fn a_worktree_that_was_removed_by_hand_is_cleaned_up_and_the_rest_can_be_released() {
+    let repository = Repository::new();
+    let leased = provision(&repository, &["acquire", "--session", "s"]).unwrap();
+    std::fs::remove_dir_all(text(&leased, "/snapshot/workingDirectory")).unwrap();
+    let listed = provision(&repository, &["list"]).unwrap();
+    assert_eq!(text(&listed, "/worktrees/0/state"), "abandoned");
+    let cleaned = provision(&repository, &["gc"]).unwrap();
+    assert_eq!(text(&cleaned, "/worktrees/0"), text(&leased, "/snapshot/workingDirectory"));
+    let listed = provision(&repository, &["list"]).unwrap();
+    assert_eq!(listed.pointer("/worktrees"), Some(&Value::Array(Vec::new())));
+    assert_eq!(text(&listed, "/ports/0/state"), "in-use", "nobody said that the ports are not needed");
+    provision(&repository, &["release", "--session", "s"]).unwrap();
+    let listed = provision(&repository, &["list"]).unwrap();
+    assert_eq!(listed.pointer("/ports"), Some(&Value::Array(Vec::new())));
+}
+
+#[test]
 fn leases_of_an_ended_owner_are_cleaned_up() {
     let repository = Repository::new();
     let mut owner = Command::new("sleep").arg("60").spawn().unwrap();

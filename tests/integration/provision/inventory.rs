@@ -2,9 +2,11 @@
 
 use super::{abandoned_worktree, path_of, worktree, worktrees};
 use crate::support::repository::{Repository, git, write};
+use aiwg_rs::executor::provision::git_worktree::{self, Place};
 use aiwg_rs::executor::provision::inventory::{self, Scope, State};
 use aiwg_rs::executor::provision::orchestrator::Orchestrator;
 use aiwg_rs::executor::provision::provider::Disposal;
+use aiwg_rs::runtime::clock;
 
 #[tokio::test]
 async fn every_worktree_is_shown_with_its_state_and_its_work() {
@@ -62,4 +64,17 @@ async fn clean_up_removes_only_what_is_proven_and_saves_its_work() {
     let cleaned = inventory::clean(&scope, false, false).await.unwrap();
     assert_eq!(cleaned.worktrees, [path_of(&nested)]);
     assert_eq!(worktrees(&repository), 1, "the foreign one");
+}
+
+#[tokio::test]
+async fn a_worktree_that_somebody_took_since_it_was_looked_at_is_not_cleaned_up() {
+    let repository = Repository::new();
+    let path = path_of(&worktree(&repository, "s").await);
+    let place = Place {
+        repo_root: repository.root().to_owned(),
+        root: path.parent().unwrap().to_owned(),
+        name: path.file_name().unwrap().to_str().unwrap().to_owned(),
+    };
+    assert_eq!(git_worktree::clean_up(&place, clock::wall()).await.unwrap(), None);
+    assert!(path.join("README").exists());
 }

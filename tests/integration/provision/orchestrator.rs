@@ -6,7 +6,7 @@ use aiwg_rs::executor::process_identity::ProcessIdentity;
 use aiwg_rs::executor::process_table;
 use aiwg_rs::executor::provision::orchestrator::{Orchestrator, Order};
 use aiwg_rs::executor::provision::provider::{
-    Child, Disposal, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
+    Child, Disposal, Holder, Kept, Lease, Object, Provider, ProviderError, Return, Tenant,
 };
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -62,6 +62,14 @@ impl Provider for Scripted {
             self.note("release");
             if self.release_fails { Err("stuck".into()) } else { Ok(Vec::new()) }
         })
+    }
+
+    fn holder<'a>(
+        &'a self,
+        _lease: &'a Lease,
+        _session_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Holder>, ProviderError>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn share<'a>(
@@ -173,6 +181,38 @@ async fn worktree_and_ports_make_one_environment_that_another_process_can_releas
         .unwrap()
         .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "lock"));
     assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn of_two_environments_of_one_name_one_is_made_and_its_record_is_that_of_its_leases() {
+    for round in 0..8 {
+        let repository = Repository::new();
+        let order = order(&repository, "s", json!([{"kind": "port-range"}]));
+        let orchestrator = Orchestrator::with_built_in();
+        let both = tokio::join!(orchestrator.provision(&order), orchestrator.provision(&order));
+        let (Ok(made), Err(refused)) = (if both.0.is_ok() { both } else { (both.1, both.0) }) else {
+            panic!("both were made in round {round}");
+        };
+        assert!(refused.to_string().contains("session \"s\""), "{refused}");
+        let found = Orchestrator::find_environment(repository.root(), "s").unwrap().unwrap();
+        assert_eq!(found.record(), made.record());
+        orchestrator.release(&found, Disposal::Save).await.unwrap();
+        let left = repository.root().join(".ai_ops/locks/ports").read_dir().unwrap();
+        let is_lock = |e: &std::fs::DirEntry| e.path().extension().is_some_and(|x| x == "lock");
+        assert_eq!(left.filter(|e| is_lock(e.as_ref().unwrap())).count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_old_environment_that_is_released_again_leaves_the_record_of_a_new_one() {
+    let repository = Repository::new();
+    let orchestrator = Orchestrator::with_built_in();
+    let old = super::worktree(&repository, "s").await;
+    orchestrator.release(&old, Disposal::Save).await.unwrap();
+    let new = super::worktree(&repository, "s").await;
+    orchestrator.release(&old, Disposal::Save).await.unwrap();
+    let found = Orchestrator::find_environment(repository.root(), "s").unwrap().unwrap();
+    assert_eq!(found.record(), new.record());
 }
 
 #[tokio::test]

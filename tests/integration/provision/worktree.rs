@@ -140,13 +140,13 @@ async fn a_live_sessions_worktree_is_not_given_twice() {
     let environment = worktree(&repository, "s").await;
     let again = order(&repository, "s", json!([{"kind": "git-worktree"}]));
     let error = Orchestrator::with_built_in().provision(&again).await.unwrap_err().to_string();
-    assert!(error.contains("belongs to session \"s\"") && error.contains("process"), "{error}");
+    assert!(error.contains("session \"s\" has leased git-worktree already, held by process"), "{error}");
     assert!(path_of(&environment).join("README").exists());
     let mut unowned = order(&repository, "t", json!([{"kind": "git-worktree"}]));
     unowned.owner = None;
     Orchestrator::with_built_in().provision(&unowned).await.unwrap();
     let error = Orchestrator::with_built_in().provision(&unowned).await.unwrap_err().to_string();
-    assert!(error.contains("has not released it"), "{error}");
+    assert!(error.contains("held until they are released"), "{error}");
 }
 
 #[tokio::test]
