@@ -5,7 +5,6 @@ pub mod duration;
 pub mod executor;
 pub mod exit;
 pub mod mc;
-pub mod nearest;
 pub mod output;
 pub mod parts;
 pub mod provision;

@@ -86,10 +86,14 @@ pub async fn run(arguments: ProvisionArguments) -> anyhow::Result<Code> {
     let orchestrator = Orchestrator::with_built_in().keep_everything(arguments.keep_everything);
     match arguments.command {
         ProvisionCommand::Acquire { session, resources, owner_pid, discovery_file } => {
+            let resources = requests(&resources)?;
+            orchestrator
+                .check(&resources)
+                .map_err(|error| Ended::new(Code::Usage, "failed to understand --resource").because(error))?;
             let order = Order {
                 session_id: session,
                 workspace_root: workspace,
-                resources: requests(&resources)?,
+                resources,
                 owner: owner_pid
                     .map(|pid| {
                         process_table::of(pid).ok_or_else(|| {
@@ -138,9 +142,9 @@ fn explain(error: ProvisionError) -> anyhow::Error {
         )
         .hint("`aiwg-rs provision snapshot` shows what it has, `aiwg-rs provision release` gives it back")
         .into(),
-        ProvisionError::UnknownKind { .. }
-        | ProvisionError::Provider { .. }
-        | ProvisionError::Record { .. } => error.into(),
+        ProvisionError::Request(_) | ProvisionError::Provider { .. } | ProvisionError::Record { .. } => {
+            error.into()
+        }
     }
 }
 

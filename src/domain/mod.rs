@@ -10,6 +10,7 @@ pub mod file;
 pub mod id;
 pub mod lifecycle;
 pub mod mission;
+pub mod nearest;
 pub mod retry;
 pub mod secret;
 pub mod session;

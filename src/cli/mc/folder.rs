@@ -1,11 +1,11 @@
 //! Command: the watched folder as the verbs see it: where it lies, what is in it by name, and how it is changed.
 
 use crate::cli::exit::{Code, Ended};
-use crate::cli::nearest::nearest;
 use crate::disk::fsync::FsyncPolicy;
 use crate::disk::wait;
 use crate::domain::file::FileIdentity;
 use crate::domain::id::SessionId;
+use crate::domain::nearest::nearest;
 use crate::domain::time::Timestamp;
 use crate::session::document::Document;
 use crate::session::edits::Edits;

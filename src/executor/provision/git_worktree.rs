@@ -31,6 +31,8 @@ pub const DEFAULT_ROOT: &str = ".ai_ops/worktrees";
 /// Where the worktrees of children lie, below their parent's.
 pub const CHILD_ROOT: &str = ".ai_ops/child-worktrees";
 
+const OPTIONS: [&str; 3] = ["rootDirectory", "baseRef", "targetPath"];
+
 /// What can go wrong with a worktree.
 #[derive(Debug, thiserror::Error)]
 pub enum WorktreeError {
@@ -100,6 +102,10 @@ pub struct GitWorktree;
 impl Provider for GitWorktree {
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &OPTIONS
     }
 
     fn acquire<'a>(

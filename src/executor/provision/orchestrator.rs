@@ -14,7 +14,7 @@ use crate::executor::provision::plan::{self, Snapshot};
 use crate::executor::provision::port_lock::make_quiet_directory;
 use crate::executor::provision::port_range::PortRange;
 use crate::executor::provision::provider::{
-    Child, Disposal, Holder, Kept, Lease, Provider, ProviderError, Request, Return, Tenant,
+    Child, Disposal, Holder, Kept, Lease, Provider, ProviderError, Request, RequestError, Return, Tenant,
 };
 use crate::runtime::clock;
 use serde::Serialize;
@@ -34,14 +34,9 @@ pub const DISCOVERY_VARIABLE: &str = "AGENT_DISCOVERY_FILE";
 /// Provisioning failed; nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
-    /// No provider of that kind.
-    #[error("Resource provisioning failed: there is no provider of kind {kind:?}; there are {known}")]
-    UnknownKind {
-        /// The kind.
-        kind: String,
-        /// What there is.
-        known: String,
-    },
+    /// Nobody here understands it.
+    #[error("Resource provisioning failed: {0}")]
+    Request(#[from] RequestError),
     /// A provider could not.
     #[error("Resource provisioning failed: {kind}: {message}")]
     Provider {
@@ -258,11 +253,28 @@ impl Orchestrator {
         self.providers.iter().find(|provider| provider.kind() == kind)
     }
 
-    fn require(&self, kind: &str) -> Result<&Arc<dyn Provider>, ProvisionError> {
+    fn require(&self, kind: &str) -> Result<&Arc<dyn Provider>, RequestError> {
         self.find(kind).ok_or_else(|| {
             let known: Vec<&str> = self.providers.iter().map(|provider| provider.kind()).collect();
-            ProvisionError::UnknownKind { kind: kind.to_owned(), known: known.join(", ") }
+            RequestError::unknown_kind(kind, &known)
         })
+    }
+
+    /// Returns the provider that has every option of a request.
+    fn serving(&self, request: &Request) -> Result<&Arc<dyn Provider>, RequestError> {
+        let provider = self.require(&request.kind)?;
+        match request.options.keys().find(|key| !provider.options().contains(&key.as_str())) {
+            Some(key) => Err(RequestError::unknown_option(&request.kind, key, provider.options())),
+            None => Ok(provider),
+        }
+    }
+
+    /// Says whether requests are of kinds that there are, with options that those have; not whether they can be met.
+    ///
+    /// # Errors
+    /// [`RequestError`] for the first that nobody understands.
+    pub fn check(&self, requests: &[Request]) -> Result<(), RequestError> {
+        requests.iter().try_for_each(|request| self.serving(request).map(|_provider| ()))
     }
 
     /// Leases everything that is asked for, in order; on a failure what was leased is given back in reverse.
@@ -287,11 +299,11 @@ impl Orchestrator {
         let mut leases = Vec::new();
         let mut failure = None;
         for request in &order.resources {
-            let outcome = match self.require(&request.kind) {
+            let outcome = match self.serving(request) {
                 Ok(provider) => {
                     provider.acquire(&tenant, &request.options).await.map_err(failed(&request.kind))
                 }
-                Err(unknown) => Err(unknown),
+                Err(unknown) => Err(unknown.into()),
             };
             match outcome {
                 Ok(lease) => leases.push(lease),

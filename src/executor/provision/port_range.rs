@@ -24,6 +24,10 @@ pub const KIND: &str = "port-range";
 /// Where lock files lie by default, below the workspace root.
 pub const DEFAULT_LOCK_DIRECTORY: &str = ".ai_ops/locks/ports";
 
+/// The last one is for children: an only child's lock lies beside its parent's, under another name.
+const OPTIONS: [&str; 6] =
+    ["basePort", "blockSize", "blockCount", "primaryPortOffset", "lockDirectory", "lockName"];
+
 /// How many taken blocks are asked after their owners before one is taken whose primary port must be waited for.
 const OWNERS_ASKED_AFTER: usize = 16;
 
@@ -49,6 +53,10 @@ pub struct PortRange;
 impl Provider for PortRange {
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        &OPTIONS
     }
 
     fn acquire<'a>(

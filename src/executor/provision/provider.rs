@@ -3,6 +3,7 @@
 //! A lease is plain data: everything needed to give it back is in its allocation, so that another process, or this one
 //! after a crash, can do it.
 
+use crate::domain::nearest::nearest;
 use crate::domain::time::Timestamp;
 use crate::executor::process_identity::ProcessIdentity;
 use futures_util::future::BoxFuture;
@@ -31,6 +32,51 @@ impl Request {
     /// Asks for a kind with its default options.
     pub fn of(kind: impl Into<String>) -> Self {
         Self { kind: kind.into(), options: Object::new() }
+    }
+}
+
+/// A request that nobody here understands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No provider of that kind.
+    #[error("there is no provider of kind {kind:?}; there are {known}{}", did_you_mean(meant.as_ref()))]
+    UnknownKind {
+        /// The kind.
+        kind: String,
+        /// What there is.
+        known: String,
+        /// What is nearly called so.
+        meant: Option<String>,
+    },
+    /// The provider knows no such option.
+    #[error("{kind} has no option {key:?}; it has {known}{}", did_you_mean(meant.as_ref()))]
+    UnknownOption {
+        /// The kind.
+        kind: String,
+        /// The option.
+        key: String,
+        /// What it has.
+        known: String,
+        /// What is nearly called so.
+        meant: Option<String>,
+    },
+}
+
+fn did_you_mean(meant: Option<&String>) -> String {
+    meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"))
+}
+
+impl RequestError {
+    /// Refuses a kind that is none of `known`.
+    pub fn unknown_kind(kind: &str, known: &[&str]) -> Self {
+        let meant = nearest(kind, known.iter().copied()).map(str::to_owned);
+        Self::UnknownKind { kind: kind.to_owned(), known: known.join(", "), meant }
+    }
+
+    /// Refuses an option that is none of `known`.
+    pub fn unknown_option(kind: &str, key: &str, known: &[&str]) -> Self {
+        let meant = nearest(key, known.iter().copied()).map(str::to_owned);
+        Self::UnknownOption { kind: kind.to_owned(), key: key.to_owned(), known: known.join(", "), meant }
     }
 }
 
@@ -187,6 +233,9 @@ pub trait Provider: std::fmt::Debug + Send + Sync {
     /// Names the kind.
     fn kind(&self) -> &str;
 
+    /// Names the options that a request may have. What they may be is said by [`Provider::acquire`].
+    fn options(&self) -> &'static [&'static str];
+
     /// Makes a lease. When it fails, nothing is left behind.
     fn acquire<'a>(
         &'a self,
@@ -231,6 +280,19 @@ pub trait Provider: std::fmt::Debug + Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_unknown_is_refused_with_what_there_is_and_what_was_probably_meant() {
+        let error = RequestError::unknown_option("port-range", "count", &["blockSize", "blockCount"]);
+        assert_eq!(
+            error.to_string(),
+            "port-range has no option \"count\"; it has blockSize, blockCount; did you mean blockCount?"
+        );
+        let error = RequestError::unknown_kind("git-worktre", &["git-worktree", "port-range"]);
+        assert!(error.to_string().ends_with("; did you mean git-worktree?"), "{error}");
+        let error = RequestError::unknown_kind("cgroup", &["git-worktree", "port-range"]);
+        assert!(error.to_string().ends_with("; there are git-worktree, port-range"), "{error}");
+    }
 
     #[test]
     fn a_child_is_one_of_its_siblings() {

@@ -56,6 +56,12 @@ async fn every_bad_end_has_its_reason() {
     assert_eq!(why, "provisioning_failed");
     assert!(text(&last, "/data/error").contains("Resource provisioning failed: git-worktree"), "{last}");
     host.assert_clean("resources");
+    let misspelled =
+        json!({"metadata": {"resources": [{"kind": "port-range", "options": {"blocksize": 4}}]}});
+    let (why, last) = reason("misspelled", "true", misspelled).await;
+    assert_eq!(why, "provisioning_failed");
+    assert!(text(&last, "/data/error").contains("no option \"blocksize\""), "{last}");
+    assert!(text(&last, "/data/error").contains("did you mean blockSize?"), "{last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,4 +134,13 @@ fn wrong_orders_say_what_is_wrong() {
     let error =
         provision(&repository, &["acquire", "--session", "s", "--resource", "port-range=[]"]).unwrap_err();
     assert!(error.contains("exit status: 2"), "{error}");
+    let options = "port-range={\"count\":3}";
+    let wish = ["acquire", "--session", "s", "--resource", "git-worktree", "--resource", options];
+    let error = provision(&repository, &wish).unwrap_err();
+    assert!(
+        error.contains("exit status: 2") && error.contains("port-range has no option \"count\""),
+        "{error}"
+    );
+    assert!(error.contains("did you mean blockCount?"), "{error}");
+    assert!(!repository.root().join(".ai_ops").exists(), "nothing was leased to find that out");
 }

@@ -32,6 +32,10 @@ impl Provider for Scripted {
         self.kind
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &["size"]
+    }
+
     fn acquire<'a>(
         &'a self,
         _tenant: &'a Tenant,

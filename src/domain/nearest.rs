@@ -1,15 +1,18 @@
-//! Command: the name that was probably meant.
+//! Domain: the name that was probably meant.
 
 /// More names than this are not compared: a suggestion must not take longer than the answer.
 const MOST_NAMES: usize = 20_000;
 
-/// Returns the name nearest to `wanted`: one that begins with it or ends with it, else one few slips away.
+/// Returns the name nearest to `wanted`, in capitals or not: one that begins with it or ends with it, else one few
+/// slips away.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted = wanted.to_lowercase();
     let allowed = (wanted.chars().count() / 3).clamp(1, 3);
     let mut best: Option<(usize, &'a str)> = None;
     for name in names.into_iter().take(MOST_NAMES) {
-        let is_part = wanted.len() >= 2 && (name.starts_with(wanted) || name.ends_with(wanted));
-        let slips = if is_part { 0 } else { distance(wanted, name) };
+        let known = name.to_lowercase();
+        let is_part = wanted.len() >= 2 && (known.starts_with(&wanted) || known.ends_with(&wanted));
+        let slips = if is_part { 0 } else { distance(&wanted, &known) };
         if slips <= allowed && best.is_none_or(|(fewest, _)| slips < fewest) {
             best = Some((slips, name));
         }
@@ -52,6 +55,7 @@ mod tests {
         assert_eq!(nearest("9abcdef0", names), Some("m-9abcdef0"));
         assert_eq!(nearest("depoly", names), Some("deploy"));
         assert_eq!(nearest("m-12", names), Some("m-12345678"));
+        assert_eq!(nearest("count", ["blockSize", "blockCount"]), Some("blockCount"));
         assert_eq!(nearest("nothing-like-it", names), None);
         assert_eq!(nearest("x", []), None);
     }
