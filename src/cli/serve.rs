@@ -12,15 +12,19 @@ use crate::registry::server::{self, ServeError};
 use crate::registry::{Config, identity_path, tls, unix_socket};
 use crate::runtime::shutdown::{self, Cause, Shutdown};
 use clap::builder::FalseyValueParser;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
+
+/// The port of the Node program that this one stands in for.
+const DEFAULT_PORT: u16 = 7337;
 
 /// Settings of the registry
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     /// Listen on this address; port 0 takes a free one and says which
-    #[arg(long, env = "AIWG_RS_BIND", default_value = "127.0.0.1:7337", value_name = "HOST:PORT")]
+    #[arg(long, env = "AIWG_RS_BIND", default_value = "127.0.0.1:7337", value_parser = address, value_name = "HOST:PORT")]
     pub bind: String,
     /// Keep missions, events and executors in this folder
     ///
@@ -201,6 +205,21 @@ fn unix_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Reads an address to listen on; without a port it is [`DEFAULT_PORT`].
+///
+/// # Errors
+/// It has no host, or a port that is none.
+pub fn address(text: &str) -> Result<String, String> {
+    if let Ok(host) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(host, DEFAULT_PORT).to_string());
+    }
+    let problem = || format!("{text:?} is no address to listen on; write HOST:PORT, such as 127.0.0.1:0");
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let port = if text.contains(':') { port.parse().map_err(|_error| problem())? } else { DEFAULT_PORT };
+    let is_host = !host.is_empty() && !host.contains(['/', ' ']);
+    if is_host { Ok(format!("{host}:{port}")) } else { Err(problem()) }
+}
+
 /// Says whether peers on other hosts could reach this address. A name is resolved only when it is listened on.
 fn is_open(bind: &str) -> bool {
     !is_this_host(bind.rsplit_once(':').map_or(bind, |(host, _)| host))
@@ -248,7 +267,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     }
 }
 
-fn stopped(error: ServeError) -> anyhow::Error {
+/// Says what stopped a registry, with the exit code for it.
+pub fn stopped(error: ServeError) -> anyhow::Error {
     match error {
         ServeError::Identity(error) => refused(error).into(),
         ServeError::Store(error) => {
@@ -285,6 +305,19 @@ mod tests {
             assert!(is_open(open), "{open}");
         }
         assert!(unix_path("unix:/tmp/s").is_ok());
+        for (written, meant) in [
+            ("localhost", "localhost:7337"),
+            ("127.0.0.1", "127.0.0.1:7337"),
+            ("::1", "[::1]:7337"),
+            ("[::1]", "[::1]:7337"),
+            ("[::1]:0", "[::1]:0"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+        ] {
+            assert_eq!(address(written).as_deref(), Ok(meant));
+        }
+        for wrong in ["", ":0", "localhost:", "localhost:http", "http://127.0.0.1:0", "127.0.0.1:70000"] {
+            assert!(address(wrong).unwrap_err().contains("write HOST:PORT"), "{wrong}");
+        }
         assert!(unix_path("/tmp/s").is_err());
     }
 }

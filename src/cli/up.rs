@@ -5,8 +5,8 @@
 
 use crate::cli::executor::{self, ExecutorArguments};
 use crate::cli::exit::{Code, Ended};
-use crate::cli::parts::{start_bridge, start_registry};
-use crate::cli::serve::default_state_dir;
+use crate::cli::parts::{Whole, start_bridge, start_registry};
+use crate::cli::serve::{address, default_state_dir};
 use crate::executor::daemon;
 use crate::executor::provision::git::find_repository;
 use crate::executor::provision::provider::Request;
@@ -16,7 +16,6 @@ use crate::runtime::tasks::Tasks;
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -31,8 +30,8 @@ const ENDING: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// Let the registry listen on this address; port 0 takes a free one and says which
-    #[arg(long, env = "AIWG_RS_BIND", default_value = "127.0.0.1:7337", value_name = "HOST:PORT")]
-    bind: SocketAddr,
+    #[arg(long, env = "AIWG_RS_BIND", default_value = "127.0.0.1:7337", value_parser = address, value_name = "HOST:PORT")]
+    bind: String,
     /// The folder with sessions/ and inbox/; default: .aiwg/ralph-external/mc in the repository
     #[arg(long, env = "AIWG_RS_WATCH_DIR", value_name = "DIR")]
     watch_dir: Option<PathBuf>,
@@ -66,7 +65,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
         let folder = watch_dir.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     }
-    let listener = TcpListener::bind(arguments.bind).await.map_err(|error| {
+    let listener = TcpListener::bind(&arguments.bind).await.map_err(|error| {
         Ended::new(Code::Failed, format!("failed to listen on {}", arguments.bind))
             .because(error)
             .hint("another registry may run there; choose another address with --bind")
@@ -84,22 +83,21 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
     let executor_listener =
         TcpListener::bind(executor_config.bind).await.context("failed to listen for the registry")?;
 
-    let asked = Shutdown::new();
-    shutdown::listen(&asked)?;
+    let whole = Whole::default();
+    let asked = &whole.end;
+    shutdown::listen(asked)?;
     // One switch for each, so that they end one after the other; whoever breaks ends all.
     let (executor_end, bridge_end, registry_end) = (Shutdown::new(), Shutdown::new(), Shutdown::new());
     let registry_tasks = Tasks::new(asked.clone());
     let bridge_tasks = Tasks::new(asked.clone());
     let executor_tasks = Tasks::new(asked.clone());
     let registry_config = registry_config(&project, arguments.state_dir.as_deref())?;
-    start_registry(listener, registry_config, &registry_tasks, &registry_end, &asked)?;
-    start_bridge(&watch_dir, &url, &bridge_tasks, &bridge_end, &asked);
-    let (broken, end) = (asked.clone(), executor_end.clone());
+    start_registry(listener, registry_config, &registry_tasks, &registry_end, &whole)?;
+    start_bridge(&watch_dir, &url, &bridge_tasks, &bridge_end, &whole);
+    let (of, end) = (whole.clone(), executor_end.clone());
     executor_tasks.spawn("executor", async move {
-        if let Err(error) = Box::pin(daemon::run(executor_listener, executor_config, id, end)).await {
-            tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "the executor ended");
-        }
-        broken.start(Cause::Fatal("executor"));
+        let ended = Box::pin(daemon::run(executor_listener, executor_config, id, end)).await;
+        of.over("executor", ended.map_err(|error| executor::ended(error).into()));
     });
     tracing::info!(http.url = url, file.path = %watch_dir.display(), "up: drop missions into the inbox, or use `aiwg-rs mc dispatch`");
 
@@ -115,7 +113,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
         end.start(Cause::Finished);
         in_order &= tasks.join(patience).await;
     }
-    Ok(if by_signal && in_order { Code::Done } else { Code::Failed })
+    match whole.broken() {
+        Some(error) => Err(error),
+        None => Ok(if by_signal && in_order { Code::Done } else { Code::Failed }),
+    }
 }
 
 fn registry_config(project: &Path, state_dir: Option<&Path>) -> anyhow::Result<registry::Config> {

@@ -9,7 +9,7 @@ pub mod timeline;
 
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
-use crate::cli::parts::{start_bridge, start_registry};
+use crate::cli::parts::{Whole, start_bridge, start_registry};
 use crate::disk::atomic;
 use crate::disk::fsync::FsyncPolicy;
 use crate::domain::id::SessionId;
@@ -86,9 +86,10 @@ async fn play(directory: &Path, tasks: &Tasks, shutdown: &Shutdown) -> anyhow::R
         std::fs::create_dir_all(folder).context("failed to make the folders")?;
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on 127.0.0.1")?;
-    let registry = start_registry(listener, registry::Config::default(), tasks, shutdown, shutdown)?;
+    let whole = Whole::new(shutdown.clone());
+    let registry = start_registry(listener, registry::Config::default(), tasks, shutdown, &whole)?;
     let executor = executor::start(&registry, directory, tasks, shutdown).await?;
-    start_bridge(directory, &registry, tasks, shutdown, shutdown);
+    start_bridge(directory, &registry, tasks, shutdown, &whole);
     output::styled(&format!(
         "folder    {}\nregistry  {registry}\nexecutor  {executor}\n\n",
         directory.display()
@@ -101,7 +102,9 @@ async fn play(directory: &Path, tasks: &Tasks, shutdown: &Shutdown) -> anyhow::R
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = shutdown.started() => return Err(interrupted(shutdown).into()),
+            () = shutdown.started() => {
+                return Err(whole.broken().unwrap_or_else(|| interrupted(shutdown).into()));
+            }
         }
         // Other programs may be in the middle of writing it: what cannot be read now can be read at the next look.
         let Ok(document) = Document::parse(tokio::fs::read(&file).await.unwrap_or_default()) else {

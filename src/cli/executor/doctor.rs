@@ -7,7 +7,7 @@ use crate::executor::agent_runtime::AgentRuntime;
 use crate::executor::config::Config;
 use crate::executor::program;
 use crate::executor::provision::git::find_repository;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Says which agents are installed and whether the workspace can be used.
@@ -46,16 +46,34 @@ pub(super) async fn run(arguments: &ExecutorArguments, config: &Config) -> anyho
     Ok(if usable { Code::Done } else { Code::Failed })
 }
 
-fn describe(report: &serde_json::Value) -> String {
-    let text = |value: Option<&serde_json::Value>| {
-        value.and_then(|value| value.as_str()).unwrap_or("not there").to_owned()
-    };
+/// Tells people the same, with what to do about what is missing.
+fn describe(report: &Value) -> String {
+    let text = |key: &str| report.get(key).and_then(Value::as_str);
     let mut lines = Vec::new();
-    for runtime in report.get("runtimes").and_then(|r| r.as_array()).into_iter().flatten() {
-        lines.push(format!("runtime {:<14} {}", text(runtime.get("runtime")), text(runtime.get("path"))));
+    for runtime in report.get("runtimes").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| runtime.get(key).and_then(Value::as_str).unwrap_or_default();
+        let place = match text("path") {
+            "" => format!("not installed: there is no {} on the PATH", text("program")),
+            path => path.to_owned(),
+        };
+        lines.push(format!("runtime {:<14} {place}", text("runtime")));
     }
-    for key in ["defaultRuntime", "git", "repository", "workspace", "stateDirectory"] {
-        lines.push(format!("{key:<22} {}", text(report.get(key))));
+    let without_git = "not installed: there are no worktrees without it";
+    for (name, value) in [
+        ("default runtime", text("defaultRuntime")),
+        ("git", text("git").or(Some(without_git))),
+        ("repository", text("repository").or(text("repositoryProblem"))),
+        ("workspace", text("workspace")),
+        ("state directory", text("stateDirectory")),
+    ] {
+        lines.push(format!("{name:<22} {}", value.unwrap_or_default()));
+    }
+    if report.get("defaultRuntimeInstalled") == Some(&Value::Bool(false)) {
+        let runtime = text("defaultRuntime").unwrap_or_default();
+        lines.push(format!(
+            "\nMissions that name no runtime would be refused: {runtime} is not installed. Install it, or name another \
+             with --runtime; shell runs objectives as commands."
+        ));
     }
     lines.join("\n")
 }

@@ -7,10 +7,12 @@ use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::registry_url::RegistryUrl;
 use crate::domain::id::ExecutorId;
+use crate::domain::nearest::nearest;
 use crate::executor::agent_runtime::AgentRuntime;
 use crate::executor::config::{Config, OnShutdown};
 use crate::executor::daemon::{self, DaemonError};
 use crate::executor::mission_order::Offer;
+use crate::executor::provision::orchestrator::Orchestrator;
 use crate::executor::provision::port_lock::make_quiet_directory;
 use crate::executor::provision::provider::Request;
 use crate::executor::run::Limits;
@@ -208,18 +210,41 @@ pub fn prepare(arguments: &ExecutorArguments) -> anyhow::Result<(Config, Executo
         }),
         (None, None) => Ok(None),
     };
-    let runtimes: Vec<AgentRuntime> = settings.runtimes()?.into_iter().filter(doctor::is_installed).collect();
+    let known = settings.runtimes()?;
+    let in_file = arguments.config.clone().unwrap_or_else(|| home.join("executor.toml"));
+    // Who named a thing decides what is wrong when there is no such thing.
+    let wrong = |by_option: bool, option: &str| {
+        if by_option {
+            Ended::new(Code::Usage, format!("failed to understand --{option}"))
+        } else {
+            Ended::new(Code::Settings, format!("the settings in {} are wrong", in_file.display()))
+        }
+    };
+    if let Some(name) = arguments.runtime.as_ref().or(settings.runtime.as_ref()) {
+        let names: Vec<&str> = known.iter().map(|runtime| runtime.name.as_str()).collect();
+        if !names.contains(&name.as_str()) {
+            let meant = nearest(name, names.iter().copied());
+            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+            let problem = format!("there is no runtime {name:?}; there are {}{meant}", names.join(", "));
+            let hint = "a runtime of your own is a section [runtimes.\"custom:NAME\"] in executor.toml";
+            return Err(wrong(arguments.runtime.is_some(), "runtime").because(problem).hint(hint).into());
+        }
+    }
+    let runtimes: Vec<AgentRuntime> = known.into_iter().filter(doctor::is_installed).collect();
     let installed = |name: &&str| runtimes.iter().any(|runtime| runtime.name == **name);
     let default_runtime = arguments.runtime.clone().or(settings.runtime.clone());
     let default_runtime = default_runtime.unwrap_or_else(|| {
         PREFERRED.iter().find(|name| installed(name)).unwrap_or(&PREFERRED[0]).to_string()
     });
-    let default_resources = match &arguments.default_resources {
+    let default_resources: Vec<Request> = match &arguments.default_resources {
         Some(kinds) => {
             kinds.split(',').map(str::trim).filter(|kind| !kind.is_empty()).map(Request::of).collect()
         }
         None => settings.default_resources.clone().unwrap_or_default().into_iter().map(Request::of).collect(),
     };
+    Orchestrator::with_built_in()
+        .check(&default_resources)
+        .map_err(|error| wrong(arguments.default_resources.is_some(), "default-resources").because(error))?;
     let max_concurrency = arguments.max_concurrency.or(settings.max_concurrency).unwrap_or(4).max(1);
     let config = Config {
         name: arguments.name.clone().or(settings.name.clone()).unwrap_or_else(default_name),

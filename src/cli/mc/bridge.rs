@@ -327,7 +327,8 @@ fn for_people(shown: &Shown) -> String {
     }
 }
 
-fn explain(error: BridgeError) -> anyhow::Error {
+/// Says what kept a bridge from starting, with the exit code for it.
+pub fn explain(error: BridgeError) -> anyhow::Error {
     let message = format!("failed to {error}");
     match error {
         BridgeError::Lock(source) => {

@@ -1,5 +1,6 @@
 //! The executor as a real program, driven by the real registry, running real processes.
 
+mod command;
 mod crowd;
 mod disk;
 mod endings;

@@ -107,3 +107,24 @@ fn more_missions_than_the_executor_has_room_for_wait_their_turn_and_all_run() {
         );
     }
 }
+
+#[test]
+fn a_second_one_on_the_same_folder_says_who_has_it_and_ends_with_the_code_of_its_trouble() {
+    let up = Up::start(&[]);
+    let state = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        .args(["--log", "error", "up", "--bind", "127.0.0.1:0", "--runtime", "shell", "--watch-dir"])
+        .arg(up.watched())
+        .arg("--state-dir")
+        .arg(state.path())
+        .current_dir(up.repository.root())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(
+        error.contains(&format!("process {}", up.process.id())) && error.contains("--watch-dir"),
+        "{error}"
+    );
+}
