@@ -28,9 +28,8 @@ async fn main() -> anyhow::Result<()> {
     let me = json!({"executor_id": id, "name": "minimal", "version": "1", "spec_version": "1.0.0",
         "transport_endpoints": {"rest": format!("http://{here}"), "ws": format!("ws://{here}")},
         "capabilities": ["isolation:none", "runtime:custom:sh"]});
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.post(route::join(&registry, route::REGISTER)).json(&me).send().await?;
-    let answer: Value = answer.error_for_status()?.json().await?;
+    let ask = reqwest::Client::builder().no_proxy().build()?.post(route::join(&registry, route::REGISTER));
+    let answer: Value = ask.json(&me).send().await?.error_for_status()?.json().await?;
     let token = answer["token"].as_str().unwrap_or_default();
     let url = route::join(&route::socket_base(&registry), &route::socket(&id));
     let mut line = Connection::open(&url, Some(token), Duration::from_secs(5)).await?;
@@ -56,18 +55,15 @@ type Answer = Result<(StatusCode, Json<Value>), StatusCode>;
 
 async fn dispatch(me: State<Arc<Executor>>, headers: HeaderMap, Json(body): Json<Value>) -> Answer {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if header("authorization") != Some(&me.bearer) {
-        return Err(StatusCode::UNAUTHORIZED);
-    }
+    header("authorization").filter(|bearer| *bearer == me.bearer).ok_or(StatusCode::UNAUTHORIZED)?;
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
     let (id, run) = (text("mission_id"), header("idempotency-key").unwrap_or_default());
     let mut missions = me.missions.lock().await;
     // The same key is the same run, asked for again; a mission that is to run once more has another one.
     if missions.get(&id).is_none_or(|(known, _)| known != run) {
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("exec 2>&1\n{}", text("objective"))).stdin(Stdio::null());
-        let shell = shell.stdout(Stdio::piped()).process_group(0).spawn();
-        let shell = shell.map_err(|_refused| StatusCode::INTERNAL_SERVER_ERROR)?;
+        let mut sh = Command::new("sh");
+        sh.process_group(0).arg("-c").arg(format!("exec 2>&1\n{}", text("objective"))).stdin(Stdio::null());
+        let shell = sh.stdout(Stdio::piped()).spawn().or(Err(StatusCode::SERVICE_UNAVAILABLE))?;
         let group = shell.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         missions.insert(id.clone(), (run.to_owned(), group));
         tokio::spawn(Arc::clone(&me).follow(id.clone(), shell));
@@ -84,14 +80,18 @@ impl Executor {
 
     async fn follow(self: Arc<Self>, id: String, mut shell: Child) {
         self.say("mission.started", Some(&id), json!({"state": "running"})).await;
+        let mut last = String::new();
         let mut lines = shell.stdout.take().map(|output| BufReader::new(output).split(b'\n'));
         while let Some(Ok(Some(line))) = async { Some(lines.as_mut()?.next_segment().await) }.await {
-            self.say("mission.progress", Some(&id), json!({"summary": String::from_utf8_lossy(&line)})).await;
+            last = String::from_utf8_lossy(&line).into_owned();
+            self.say("mission.progress", Some(&id), json!({"summary": last})).await;
         }
-        let (event, data) = match shell.wait().await.map(|status| status.code()) {
-            Ok(Some(0)) => ("mission.completed", json!({"state": "done", "exit_code": 0})),
-            Ok(None) => ("mission.aborted", json!({"state": "aborted", "reason": "killed"})),
-            code => ("mission.failed", json!({"state": "failed", "reason": "exit", "exit_code": code.ok()})),
+        let code = shell.wait().await.ok().and_then(|status| status.code());
+        let failed = json!({"state": "failed", "reason": "exit_nonzero", "exit_code": code, "error": last});
+        let (event, data) = match code {
+            Some(0) => ("mission.completed", json!({"state": "done", "exit_code": 0, "summary": last})),
+            Some(_) => ("mission.failed", failed),
+            None => ("mission.aborted", json!({"state": "aborted", "reason": "killed"})),
         };
         self.missions.lock().await.entry(id.clone()).and_modify(|(_, group)| *group = None);
         self.say(event, Some(&id), data).await;

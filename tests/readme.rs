@@ -102,10 +102,21 @@ fn the_exit_codes_in_the_readme_are_those_of_the_source() {
 }
 
 #[test]
-fn every_file_that_the_readme_links_to_is_there() {
+fn every_file_and_heading_that_the_readme_links_to_is_there() {
     let text = readme();
+    let headings: Vec<String> = text.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
     let targets = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
     for target in targets.filter(|target| !target.contains("://")) {
-        assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(target).exists(), "{target}");
+        let is_there = match target.strip_prefix('#') {
+            Some(heading) => headings.iter().any(|known| known == heading),
+            None => std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(target).exists(),
+        };
+        assert!(is_there, "{target}");
     }
+}
+
+/// Names a heading as GitHub does.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
 }

@@ -6,7 +6,6 @@ use super::payload::Payload;
 use crate::protocol::executor_v1::ExecutorList;
 use crate::session::messages::{Dispatch, MissionKey};
 use crate::session::mission_view::MissionView;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,10 +60,10 @@ impl Courier {
             let address = self.client.dispatch_address(&dispatch.wire_session);
             outcome = self.attempt(&self.without_agent, &key, &dispatch, address).await;
         }
-        if let Outcome::Refused { status: 503, busy: false, remark, .. } = &mut outcome
+        if let Outcome::Refused { status: 503, busy: false, remark, message, .. } = &mut outcome
             && let Ok(list) = self.client.executors().await
         {
-            *remark = Some(explain(&list, &dispatch.mission.view()));
+            *remark = explain(&list, &dispatch.mission.view(), message);
         }
         (key, outcome)
     }
@@ -87,16 +86,19 @@ impl Courier {
     }
 }
 
-/// Counts who could have taken the mission, for the sentence that people read.
-fn explain(list: &ExecutorList, mission: &MissionView<'_>) -> String {
+/// Counts who could have taken the mission, as far as `said` does not, for the sentence that people read.
+fn explain(list: &ExecutorList, mission: &MissionView<'_>, said: &str) -> Option<String> {
     let asked = mission.field("requiredCapabilities").map(serde_json::from_str::<Vec<String>>);
     let asked = asked.and_then(Result::ok).unwrap_or_default();
     let registered = list.executors.len();
     let connected = list.executors.iter().filter(|e| e.connected).count();
-    let mut text = format!("{registered} registered, {connected} connected");
+    let mut counts = Vec::new();
+    if !said.contains("registered") {
+        counts.push(format!("{registered} registered, {connected} connected"));
+    }
     for capability in asked {
         let having = list.executors.iter().filter(|e| e.capabilities.contains(&capability)).count();
-        write!(text, ", {having} with {capability}").ok();
+        counts.push(format!("{having} with {capability}"));
     }
-    text
+    (!counts.is_empty()).then(|| counts.join(", "))
 }

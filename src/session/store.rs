@@ -192,7 +192,7 @@ impl UpdateError {
         if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             Some("free some space; nothing was changed")
         } else if kind == io::ErrorKind::ReadOnlyFilesystem {
-            Some("remount it writable, or start with --dry-run")
+            Some("remount it writable; a bridge can look without writing, with --dry-run")
         } else if kind == io::ErrorKind::PermissionDenied {
             Some("give this user write access to the directory and its files")
         } else {

@@ -8,7 +8,7 @@ use crate::cli::exit::Code;
 use crate::cli::output;
 use crate::domain::id::SessionId;
 use crate::domain::lifecycle::MissionState;
-use crate::domain::mission::Priority;
+use crate::domain::mission::{FailureReason, Priority};
 use crate::domain::time::Timestamp;
 use crate::runtime::clock;
 use crate::session::waiting::{Bridge, Cause, Remedy, Surroundings, one_line, span};
@@ -433,6 +433,11 @@ fn details(folder: &Folder, line: &MissionLine<'_>, now: Timestamp, width: u16) 
         lines.push(command);
     } else if line.state == Some(MissionState::Failed) {
         lines.push(String::new());
+        if line.view.string("failureReason").as_deref() == Some(FailureReason::NoExecutorAvailable.as_str()) {
+            let advice = "Start an executor that fits, and run it again; a bridge with --on-no-executor hold keeps such \
+                          missions waiting.";
+            lines.extend(table::hanging("", advice, width));
+        }
         lines.push(format!("aiwg-rs mc retry {}{}", super::folder::shell(&line.id), folder.option()));
     }
     lines
