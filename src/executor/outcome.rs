@@ -119,6 +119,10 @@ pub fn of(run: &Run, exit: Exit, plan: &Plan, last: String, tokens: Option<u64>)
         let exit_code = exit_code.map(i64::from);
         Verdict::End(Outcome::Failed { reason: reason.to_owned(), error: Some(error), exit_code, tokens })
     };
+    let ended = |who: &str, code: i32| {
+        let said = if last.is_empty() { String::new() } else { format!(": {last}") };
+        format!("{who} ended with status {code}{said}")
+    };
     let next = |kind| Verdict::Next(Run { kind, ..run.clone() });
     match (run.kind, exit) {
         (_, Exit::NotStarted { error }) => failed("spawn_failed", error, None),
@@ -127,7 +131,7 @@ pub fn of(run: &Run, exit: Exit, plan: &Plan, last: String, tokens: Option<u64>)
         }
         (RunKind::Setup, Exit::Code { code: 0 }) => next(RunKind::Agent),
         (RunKind::Setup, Exit::Code { code }) => {
-            failed("setup_failed", format!("the set-up command ended with status {code}: {last}"), Some(code))
+            failed("setup_failed", ended("the set-up command", code), Some(code))
         }
         (RunKind::Agent, Exit::Code { code: 0 }) if plan.has_check => next(RunKind::Check),
         (RunKind::Agent | RunKind::Check, Exit::Code { code: 0 }) => Verdict::End(Outcome::Completed {
@@ -135,15 +139,13 @@ pub fn of(run: &Run, exit: Exit, plan: &Plan, last: String, tokens: Option<u64>)
             tokens,
             summary: (!last.is_empty()).then_some(last),
         }),
-        (RunKind::Agent, Exit::Code { code }) => {
-            failed("exit_nonzero", format!("it ended with status {code}: {last}"), Some(code))
-        }
+        (RunKind::Agent, Exit::Code { code }) => failed("exit_nonzero", ended("it", code), Some(code)),
         (RunKind::Check, Exit::Code { code }) if run.iteration < plan.limits.iterations => {
-            let unmet = Some(format!("the check ended with status {code}: {last}"));
+            let unmet = Some(ended("the check", code));
             Verdict::Next(Run { kind: RunKind::Agent, iteration: run.iteration + 1, unmet })
         }
         (RunKind::Check, Exit::Code { code }) => {
-            failed("completion_not_met", format!("the check ended with status {code}: {last}"), Some(code))
+            failed("completion_not_met", ended("the check", code), Some(code))
         }
         (_, Exit::Signal { signal }) => failed("signal", format!("it was ended by signal {signal}"), None),
     }

@@ -15,6 +15,7 @@ use crate::protocol::notice;
 use crate::runtime::clock;
 use crate::session::document::Document;
 use crate::session::edits::Edits;
+use crate::session::inbox;
 use crate::session::json::quoted;
 use crate::session::store::SessionStore;
 use anyhow::Context as _;
@@ -39,7 +40,7 @@ pub struct Arguments {
     /// Read what is to be done from this file
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The session; without it the newest active one, or one named default, which is made when needed
+    /// The session; without it the newest active one but `inbox`, or one named default, which is made when needed
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// How to tell that it is done; without it the bridge's --default-completion is sent
@@ -219,10 +220,13 @@ pub fn room(document: &Document, session: &SessionId, more: u64) -> Result<(), E
     ))
 }
 
-/// Returns the newest session that dispatches, or makes the default one.
+/// Returns the newest session that dispatches, or makes the default one. The one of dropped files is theirs.
 fn session_on_demand(folder: &Folder, store: &SessionStore, now: Timestamp) -> anyhow::Result<SessionId> {
     let mut newest: Option<(Timestamp, SessionId)> = None;
     for session in folder.sessions(store)? {
+        if session.as_str() == inbox::DEFAULT_SESSION {
+            continue;
+        }
         let Ok(reading) = folder::read_settled(store, &session) else { continue };
         if !reading.document.state().is_dispatching() {
             continue;

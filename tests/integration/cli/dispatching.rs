@@ -104,7 +104,8 @@ fn the_newest_active_session_is_taken_when_none_is_named() {
     let old = r#"{"id":"old","createdAt":"2026-01-01T00:00:00.000Z","missions":[]}"#;
     let new = r#"{"id":"new","createdAt":"2026-02-01T00:00:00.000Z","missions":[]}"#;
     let held = r#"{"id":"held","state":"paused","createdAt":"2026-03-01T00:00:00.000Z","missions":[]}"#;
-    for (id, text) in [("old", old), ("new", new), ("held", held)] {
+    let drops = r#"{"id":"inbox","createdAt":"2026-04-01T00:00:00.000Z","missions":[]}"#;
+    for (id, text) in [("old", old), ("new", new), ("held", held), ("inbox", drops)] {
         desk.write(id, text);
     }
     let line = desk.mc(&["dispatch", "x", "--json"]).json().remove(0);
