@@ -93,7 +93,7 @@ fn a_read_only_folder_is_read_and_refuses_updates() {
 }
 
 #[test]
-fn links_that_lead_out_are_refused_and_those_inside_are_followed() {
+fn links_that_lead_out_or_to_another_session_are_refused_and_those_inside_are_followed() {
     let folder = Folder::with_missions(1);
     let store = folder.store(WriteMode::Exchange);
     let outside = tempfile::tempdir().unwrap();
@@ -102,13 +102,17 @@ fn links_that_lead_out_are_refused_and_those_inside_are_followed() {
     symlink(outside.path(), store.session_dir(&session("dir"))).unwrap();
     fs::create_dir(store.session_dir(&session("file"))).unwrap();
     symlink(outside.path().join("session.json"), store.session_file(&session("file"))).unwrap();
-    symlink(store.session_dir(&folder.session), store.session_dir(&session("inside"))).unwrap();
+    let elsewhere = folder.root().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("session.json"), session_text(1)).unwrap();
+    symlink(&elsewhere, store.session_dir(&session("inside"))).unwrap();
+    symlink(store.session_dir(&folder.session), store.session_dir(&session("again"))).unwrap();
     symlink("nowhere", store.session_dir(&session("dangling"))).unwrap();
     fs::create_dir(store.sessions_dir().join("not an id")).unwrap();
     fs::create_dir(store.session_dir(&session("empty"))).unwrap();
     fs::write(store.sessions_dir().join("a file"), "").unwrap();
 
-    for name in ["dir", "file"] {
+    for name in ["dir", "file", "again"] {
         assert!(matches!(store.read(&session(name)), Err(ReadError::Refused { .. })), "{name}");
         assert!(matches!(
             store.update(&session(name), &mut grown),
@@ -119,13 +123,13 @@ fn links_that_lead_out_are_refused_and_those_inside_are_followed() {
         .update(&session("inside"), &mut |document| document.apply(Edits::new().set_session("n", "1")))
         .map(drop)
         .unwrap();
-    assert!(folder.text().contains("\"n\": 1"));
+    assert!(fs::read_to_string(elsewhere.join("session.json")).unwrap().contains("\"n\": 1"));
 
     let listing = store.list().unwrap();
     let mut names: Vec<&str> = listing.sessions.iter().map(|(session, _)| session.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["inside", "s1"]);
-    assert_eq!(listing.ignored.len(), 3);
+    assert_eq!(listing.ignored.len(), 4);
     assert!(listing.ignored.iter().any(|ignored| matches!(ignored.reason, IgnoredReason::Name(_))));
     assert!(fs::read_to_string(outside.path().join("session.json")).unwrap() == session_text(1));
 }
