@@ -16,6 +16,7 @@ use crate::disk::fsync::FsyncPolicy;
 use crate::disk::lock::{LockError, PathLock};
 use crate::dispatcher::payload::Payload;
 use crate::dispatcher::{self, client::Client};
+use crate::domain::error::with_causes;
 use crate::domain::secret::Token;
 use crate::domain::time::Timestamp;
 use crate::events::{self, messages as following};
@@ -312,7 +313,8 @@ impl Wired {
     /// Watches over the stages until they have ended.
     ///
     /// # Errors
-    /// [`BridgeError::Lock`] when the folder was made again and another bridge was faster.
+    /// [`BridgeError::Lock`] when the folder was made again and another bridge was faster. A lock that cannot be looked at now is
+    /// looked at again; nothing is claimed meanwhile.
     async fn supervise(
         mut self,
         config: &Config,
@@ -325,12 +327,22 @@ impl Wired {
         let mut ending = Ending::Orderly;
         let mut last: Option<BridgeStatus> = None;
         let mut displaced = None;
+        let mut is_warned = false;
         while !shutdown.is_started() {
             let (held, folder) = (Arc::clone(lock), directory.clone());
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keep(&folder, &held)).await {
-                displaced = Some(error);
-                shutdown.start(Cause::Fatal("the lock of the folder"));
-                break;
+            match tokio::task::spawn_blocking(move || keep(&folder, &held)).await {
+                Ok(Err(error @ LockError::Held { .. })) => {
+                    displaced = Some(error);
+                    shutdown.start(Cause::Fatal("the lock of the folder"));
+                    break;
+                }
+                Ok(Err(error @ LockError::Io { .. })) if !is_warned => {
+                    let error = with_causes(&error);
+                    tracing::warn!(error, "nothing is sent while the folder's lock cannot be looked at");
+                    is_warned = true;
+                }
+                Ok(Ok(())) => is_warned = false,
+                Ok(Err(LockError::Io { .. })) | Err(_) => {}
             }
             let status = self.status(config, started_at, false);
             write_status(&directory, &status, &mut last).await;

@@ -24,7 +24,7 @@ use crate::watcher::{InboxPlace, Notice, worker as watch_worker};
 use crate::writeback::merge::{Problem, Scope, reconcile};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,10 +110,18 @@ pub async fn run(config: Config, shutdown: Shutdown, mut show: impl FnMut(Shown)
             let all = eyes.look_at(places);
             (eyes, all)
         });
-        let Ok((back, all)) = looked.await else { break };
+        let Ok((back, all)) = looked.await else {
+            shutdown.start(Cause::Panic("dry run"));
+            break;
+        };
         eyes = back;
+        let mut seen = HashSet::new();
         for one in all {
             let key = (one.session_id.clone(), one.mission_id.clone());
+            if !seen.insert(key.clone()) {
+                // Of two dropped files with one id, only the first is taken in.
+                continue;
+            }
             let body = one.payload.as_ref().map_or_else(String::new, |raw| raw.get().to_owned());
             if shown.get(&key) != Some(&body) {
                 shown.insert(key, body);

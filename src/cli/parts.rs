@@ -34,7 +34,7 @@ impl Whole {
     /// Notes that a part is over, and why if it was not asked to; everything ends then.
     pub fn over(&self, part: &'static str, outcome: anyhow::Result<()>) {
         if let Err(error) = outcome {
-            tracing::debug!(error = format!("{error:#}"), "the {part} ended");
+            tracing::error!(error = format!("{error:#}"), "the {part} ended, and everything with it");
             self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
         self.end.start(Cause::Fatal(part));

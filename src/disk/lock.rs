@@ -25,6 +25,9 @@ pub struct Holder {
     pub host: String,
     /// What it runs.
     pub command: String,
+    /// The PID namespace in which the number is its own.
+    #[serde(default)]
+    pub namespace: Option<String>,
 }
 
 impl std::fmt::Display for Holder {
@@ -34,13 +37,14 @@ impl std::fmt::Display for Holder {
 }
 
 impl Holder {
-    /// Says whether it ended without a word: it ran on this host, and no process has its number now. A number that another process
-    /// was given since looks alive.
+    /// Says whether it ended without a word: it ran on this host, where numbers mean what they mean to us, and no process has its
+    /// number now. A number that another process was given since looks alive.
     pub fn is_gone(&self) -> bool {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) else {
             return false;
         };
-        self.host == host() && rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+        let is_from_here = self.host == host() && self.namespace.is_some() && self.namespace == namespace();
+        is_from_here && rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
     }
 }
 
@@ -53,12 +57,12 @@ pub fn last_holder(path: &Path) -> Option<Holder> {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("{} is locked by {}", path.display(), name(holder.as_ref()))]
+    #[error("{} is locked by {}", path.display(), name(holder.as_deref()))]
     Held {
         /// The lock file.
         path: PathBuf,
         /// Who holds it, if the file says so.
-        holder: Option<Holder>,
+        holder: Option<Box<Holder>>,
     },
     /// The lock file cannot be used.
     #[error("use the lock file {}", path.display())]
@@ -104,7 +108,7 @@ impl FileLock {
                 Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
-                Err(LockError::Held { path: path.to_owned(), holder: signature(&mut file) })
+                Err(LockError::Held { path: path.to_owned(), holder: signature(&mut file).map(Box::new) })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -174,7 +178,7 @@ impl PathLock {
     /// gone needs no lock.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another one was faster.
+    /// [`LockError::Held`] when another one was faster, [`LockError::Io`] when nobody can say.
     pub fn renew(&self) -> Result<(), LockError> {
         let failed = |source| LockError::Io { path: self.path.clone(), source };
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,7 +198,7 @@ impl PathLock {
 
 /// Writes down who holds the lock, unless that stands there: a lock that is taken often is not written often.
 fn sign(file: &mut File) -> io::Result<()> {
-    let own = Holder { pid: std::process::id(), host: host(), command: command() };
+    let own = Holder { pid: std::process::id(), host: host(), command: command(), namespace: namespace() };
     if signature(file).as_ref() == Some(&own) {
         return Ok(());
     }
@@ -210,6 +214,10 @@ fn signature(file: &mut File) -> Option<Holder> {
     file.rewind().ok()?;
     file.take(4096).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
+}
+
+fn namespace() -> Option<String> {
+    Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
 }
 
 fn host() -> String {

@@ -596,7 +596,10 @@ impl Machine {
                     && asked_so_far >= self.config.max_attempts =>
             {
                 self.end(&key);
-                let (reason, message) = (FailureReason::Unreachable, cause);
+                let reason = FailureReason::Unreachable;
+                let message = format!(
+                    "{cause}; a request that was not answered may have arrived, so it may be running"
+                );
                 effects.push(Effect::Tell(Order::Failed { key, run, reason, message, at: now.wall }));
             }
             Asked::Unreachable { cause } => {

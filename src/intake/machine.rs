@@ -47,6 +47,8 @@ struct Watched {
     identity: FileIdentity,
     unchanged_since: Instant,
     failures: u32,
+    /// What was last said of it.
+    told: Option<String>,
 }
 
 impl<K> Default for Machine<K> {
@@ -64,10 +66,10 @@ impl<K: Hash + Eq> Machine<K> {
         obstacle: Obstacle,
         now: Instant,
     ) -> Decision {
-        let watched =
-            self.files.entry(key).or_insert(Watched { identity, unchanged_since: now, failures: 0 });
+        let anew = || Watched { identity, unchanged_since: now, failures: 0, told: None };
+        let watched = self.files.entry(key).or_insert_with(anew);
         if watched.identity != identity {
-            *watched = Watched { identity, unchanged_since: now, failures: 0 };
+            *watched = anew();
         }
         watched.failures = watched.failures.saturating_add(1);
         match obstacle {
@@ -83,14 +85,23 @@ impl<K: Hash + Eq> Machine<K> {
         }
     }
 
-    /// Says whether this file, as it is, was tried only once so far.
-    pub fn is_first_failure(&self, key: &K) -> bool {
-        self.files.get(key).is_some_and(|watched| watched.failures == 1)
+    /// Says whether `cause` is another one than what was last said of this file, as it is.
+    pub fn is_news(&mut self, key: &K, cause: &str) -> bool {
+        self.files.get_mut(key).is_some_and(|watched| {
+            let is_news = watched.told.as_deref() != Some(cause);
+            watched.told = is_news.then(|| cause.to_owned()).or(watched.told.take());
+            is_news
+        })
     }
 
     /// A file has left its drop folder.
     pub fn on_gone(&mut self, key: &K) {
         self.files.remove(key);
+    }
+
+    /// Only these files are still in their drop folders.
+    pub fn keep(&mut self, is_there: impl Fn(&K) -> bool) {
+        self.files.retain(|key, _| is_there(key));
     }
 }
 
@@ -127,6 +138,13 @@ mod tests {
             })
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert!(
+            machine.is_news(&"f", "torn")
+                && !machine.is_news(&"f", "torn")
+                && machine.is_news(&"f", "locked")
+        );
+        machine.keep(|key| *key == "f");
+        assert!(!machine.is_news(&"f", "locked"));
         machine.on_gone(&"f");
         let decision = machine.on_obstacle("f", identity(1), Obstacle::Elsewhere, start);
         assert_eq!(decision, Decision::Again(Duration::from_secs(1)));

@@ -54,17 +54,17 @@ pub async fn run(
         for place in due {
             let (folders, where_to) = (Arc::clone(&store), place.clone());
             let looked = tokio::task::spawn_blocking(move || look(&folders, where_to.as_ref(), config)).await;
-            for (dropped, error) in looked.unwrap_or_default() {
+            let left = looked.unwrap_or_default();
+            machine.keep(|(of, name)| *of != place || left.iter().any(|(dropped, _)| dropped.name == *name));
+            for (dropped, error) in left {
                 let key = (place.clone(), dropped.name.clone());
                 let now = Instant::now();
                 let obstacle = obstacle(&error);
                 match machine.on_obstacle(key.clone(), dropped.identity, obstacle, now.into_std()) {
                     Decision::Again(pause) => {
-                        if obstacle == Obstacle::Elsewhere && machine.is_first_failure(&key) {
-                            tracing::warn!(
-                                error = with_causes(&error),
-                                "a dropped file cannot be taken in now; it is tried again"
-                            );
+                        let error = with_causes(&error);
+                        if obstacle == Obstacle::Elsewhere && machine.is_news(&key, &error) {
+                            tracing::warn!(error, "a dropped file cannot be taken in now; it is tried again");
                         }
                         timers.insert((now + pause, place.clone()));
                     }

@@ -12,7 +12,7 @@
 //! | `bridge.failed` | the mission will not run |
 //! | `bridge.event` | the executor said this |
 //! | `bridge.requeued` | somebody queued an ended mission again: a new run begins |
-//! | `bridge.withdrawn` | it was aborted before any executor had it |
+//! | `bridge.withdrawn` | it was aborted before any executor had it, or when the registry no longer knew it |
 //! | `bridge.restored` | another program wrote an old copy; our fields were put back |
 //! | `bridge.steering` | somebody edited a live mission; this was asked of the registry |
 //! | `bridge.carried` | first lines after a rotation: everything that still matters |

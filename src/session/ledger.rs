@@ -257,8 +257,13 @@ impl Held {
         }
     }
 
-    /// Ends a mission that was aborted before any executor had it.
+    /// Ends a mission that was aborted and that no executor has. Where one had it, nobody else writes down its end.
     pub fn withdrawn(&mut self, at: Timestamp) {
+        if self.phase == Phase::Accepted {
+            self.set("abortedAt", quoted(&at.to_string()));
+            self.set("abortedBy", quoted("operator"));
+            self.set("abortReason", quoted("the registry does not know the mission"));
+        }
         self.move_to(MissionState::Aborted, at);
     }
 

@@ -45,6 +45,11 @@ impl<'a> MissionView<'a> {
         json::last_named(self.text, self.members, key).map(|member| member.value.of(self.text))
     }
 
+    /// Says whether a field is there; `null` is as if it were not.
+    pub fn has(&self, key: &str) -> bool {
+        self.field(key).is_some_and(|raw| raw != "null")
+    }
+
     /// Returns a field that is a string. Surrogates without their partner become U+FFFD.
     pub fn string(&self, key: &str) -> Option<Cow<'a, str>> {
         json::decoded(self.field(key)?)

@@ -3,6 +3,7 @@
 //! Everything here blocks; call it from a blocking thread. How a session is written without losing what others write
 //! is in [`super::exchange`] and [`super::plain`], what a killed writer left behind in [`super::recovery`].
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -544,11 +545,33 @@ impl SessionStore {
         let of = |path: &Path, sessions: &Path| {
             path.strip_prefix(sessions).ok()?.components().next().map(|name| name.as_os_str().to_owned())
         };
-        let session = of(&target, &root.join("sessions"));
-        if session.is_some() && session != of(link, &self.sessions_dir()) {
-            return refused("is a link to another session, which counts under its own name only");
+        if let Some(own) = of(link, &self.sessions_dir()) {
+            if of(&target, &root.join("sessions")).is_some_and(|session| session != own) {
+                return refused("is a link to another session, which counts under its own name only");
+            }
+            if self.is_claimed_before(&own, &target) {
+                return refused("leads where the link of another session leads, which counts instead");
+            }
         }
         Ok(target)
+    }
+
+    /// Says whether a session with a smaller name than `own` is a link to `target` as well.
+    fn is_claimed_before(&self, own: &OsStr, target: &Path) -> bool {
+        let leads_there = |link: &Path| {
+            fs::symlink_metadata(link).is_ok_and(|there| there.is_symlink())
+                && fs::canonicalize(link).is_ok_and(|there| {
+                    there == target
+                        || there.join(SESSION_FILE) == target
+                        || there == target.join(SESSION_FILE)
+                })
+        };
+        fs::read_dir(self.sessions_dir()).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            let is_before =
+                name.as_os_str() < own && name.to_str().is_some_and(|id| SessionId::new(id).is_ok());
+            is_before && (leads_there(&entry.path()) || leads_there(&entry.path().join(SESSION_FILE)))
+        })
     }
 }
 

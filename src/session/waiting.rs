@@ -381,8 +381,7 @@ fn executor<'a>(mission: &MissionView<'a>) -> Option<std::borrow::Cow<'a, str>> 
 /// Says whether somebody else wrote the end of a mission that an executor has: there is no time of the end, which we write
 /// with it. Until the executor has answered, it may still run.
 pub fn is_ended_by_hand(mission: &MissionView<'_>) -> bool {
-    mission.field("executorId").is_some()
-        && ["completedAt", "failedAt", "abortedAt"].iter().all(|key| mission.field(key).is_none())
+    mission.has("executorId") && !["completedAt", "failedAt", "abortedAt"].iter().any(|key| mission.has(key))
 }
 
 /// Returns the first line of a text without control characters: what may be shown on a terminal.

@@ -223,23 +223,61 @@ mod tests {
     use crate::session::store::SessionStore;
     use crate::writeback::desk::Job;
     use std::fs;
+    use std::path::Path;
+    use tokio::sync::mpsc::Receiver;
+
+    fn job() -> Job {
+        Job { look: true, may_write: true, ..Job::default() }
+    }
+
+    /// A folder with one queued mission, `m` of session `s`, the room around it, and what the dispatcher hears.
+    fn room(folder: &Path) -> (Room, Receiver<Vec<News>>) {
+        let file = folder.join("sessions/s/session.json");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let text = r#"{"id":"s","state":"active","missions":[{"id":"m","objective":"x","status":"queued"}]}"#;
+        fs::write(&file, text).unwrap();
+        let (news, heard) = tokio::sync::mpsc::channel(64);
+        let store = Arc::new(SessionStore::new(folder, FsyncPolicy::Never));
+        let open_journals = Arc::new(tokio::sync::Semaphore::new(1));
+        let lock = Arc::new(PathLock::try_acquire(folder.join("bridge.lock")).unwrap());
+        (Room { store, fsync: FsyncPolicy::Never, lock, open_journals, news }, heard)
+    }
+
+    fn is_offered(news: &[News]) -> bool {
+        matches!(news, [News::Offers { missions, .. }] if missions.len() == 1)
+    }
+
+    #[test]
+    fn what_was_not_claimed_because_another_bridge_had_the_folder_is_offered_again_when_it_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (room, mut heard) = room(folder.path());
+        let (session, mission) = (SessionId::new("s").unwrap(), MissionId::new("m").unwrap());
+        let mut desk = Desk::new(session);
+        desk.work(&room, job());
+        assert!(is_offered(&heard.try_recv().unwrap()));
+        let lock_file = folder.path().join("bridge.lock");
+        fs::remove_file(&lock_file).unwrap();
+        let other = PathLock::try_acquire(&lock_file).unwrap();
+        let begin = Job { begins: vec![mission.clone()], may_write: true, ..Job::default() };
+        let done = desk.work(&room, begin);
+        assert!(matches!(&heard.try_recv().unwrap()[..], [News::Skipped { .. }]));
+        assert!(done.write_error.is_some_and(|error| error.contains("is locked by process")));
+        assert!(done.owed.is_some(), "it comes again");
+        drop(other);
+        desk.work(&room, Job { may_write: true, ..Job::default() });
+        assert!(is_offered(&heard.try_recv().unwrap()));
+        desk.work(&room, Job { begins: vec![mission], ..job() });
+        assert!(matches!(&heard.try_recv().unwrap()[..], [News::Begun { .. }]));
+    }
 
     #[test]
     fn a_late_answer_of_an_earlier_run_leaves_the_next_one_alone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions/s/session.json");
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let text = r#"{"id":"s","state":"active","missions":[{"id":"m","objective":"x","status":"queued"}]}"#;
-        fs::write(&file, text).unwrap();
-        let (news, mut heard) = tokio::sync::mpsc::channel(64);
-        let store = Arc::new(SessionStore::new(folder.path(), FsyncPolicy::Never));
-        let open_journals = Arc::new(tokio::sync::Semaphore::new(1));
-        let lock = Arc::new(PathLock::try_acquire(folder.path().join("bridge.lock")).unwrap());
-        let room = Room { store, fsync: FsyncPolicy::Never, lock, open_journals, news };
+        let (room, mut heard) = room(folder.path());
         let session = SessionId::new("s").unwrap();
         let mission = MissionId::new("m").unwrap();
         let mut desk = Desk::new(session.clone());
-        let job = || Job { look: true, may_write: true, ..Job::default() };
         desk.work(&room, job());
         desk.work(&room, Job { begins: vec![mission.clone()], ..job() });
         let executor = ExecutorId::new("0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11").unwrap();
@@ -264,10 +302,6 @@ mod tests {
         desk.work(&room, Job { updates: vec![Update::Order(late)], ..job() });
         let held = desk.ledger.as_ref().unwrap().get("m").unwrap();
         assert_eq!((held.run, held.phase), (2, Phase::Waiting));
-        let offered = heard.try_recv().unwrap();
-        assert!(
-            matches!(&offered[..], [News::Offers { missions, .. }] if missions.len() == 1),
-            "{offered:?}"
-        );
+        assert!(is_offered(&heard.try_recv().unwrap()));
     }
 }

@@ -497,13 +497,19 @@ impl Desk {
             self.offered.remove(mission);
         }
         let skipped = |key: MissionKey, why| News::Skipped { key, why };
-        let (is_ours, why) = match room.lock.renew() {
-            Ok(()) => (true, "session.json is gone or cannot be read"),
-            Err(_held) => (false, "another bridge works on the folder"),
+        let foreign = room.lock.renew().err();
+        let why = match &foreign {
+            None => "session.json is gone or cannot be read",
+            Some(_) => "the folder's lock is not ours",
         };
-        let document = self.document.clone().filter(|_| is_ours && done.unreadable.is_none());
+        let document = self.document.clone().filter(|_| foreign.is_none() && done.unreadable.is_none());
         let (Some(document), Some(ledger)) = (document, self.ledger.as_mut()) else {
             // Once it can be read, a look offers them again.
+            if let Some(error) = foreign {
+                done.write_error = Some(with_causes(&error));
+                done.owed = Some(Owed::State);
+                self.reoffer = true;
+            }
             if let Some(ledger) = &mut self.ledger {
                 for mission in missions {
                     release(ledger, mission);

@@ -291,6 +291,9 @@ async fn dry_run(config: Config, for_terminal: bool, shutdown: Shutdown) -> anyh
     if let Some(error) = failure {
         return Err(error.into());
     }
+    if let Some(Cause::Panic(_)) = shutdown.cause() {
+        return Ok(Code::Failed);
+    }
     if for_terminal && count == 0 {
         output::line(&format!("nothing is queued that would be sent to {serve_url}"))?;
     }

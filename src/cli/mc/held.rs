@@ -29,9 +29,7 @@ pub(super) fn set(folder: &Folder, name: &str, state: SessionState) -> anyhow::R
     let session = folder.session(&store, name)?;
     let mut was = None;
     let decide = |document: &Document| {
-        let word =
-            document.session_str("state").map_or_else(|| "active".to_owned(), std::borrow::Cow::into_owned);
-        was.get_or_insert(word);
+        was.get_or_insert(document.state_word().into_owned());
         let mut edits = Edits::new();
         edits.set_session("state", quoted(state.as_file()));
         let mut counts = (0_usize, 0_usize);

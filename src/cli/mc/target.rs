@@ -114,8 +114,7 @@ impl Seen<'_> {
 
     /// Says whether a bridge has given the mission to an executor in this run.
     pub fn is_handed_over(&self) -> bool {
-        let is_set = |key| self.mission.field(key).is_some_and(|raw| raw != "null");
-        ["executorId", "dispatchedAt"].into_iter().any(is_set)
+        ["executorId", "dispatchedAt"].into_iter().any(|key| self.mission.has(key))
     }
 
     /// Says whether another program has rewritten the file with `change` in it.

@@ -96,6 +96,9 @@ pub enum InventoryError {
     /// Locks.
     #[error(transparent)]
     Port(#[from] PortLockError),
+    /// The runtime is ending.
+    #[error("cleaning up was interrupted: {0}")]
+    Interrupted(String),
 }
 
 /// Where to look.
@@ -288,15 +291,20 @@ pub async fn clean(scope: &Scope, keep_everything: bool, dry_run: bool) -> Resul
             cleaned.ports.push(path);
         }
     }
-    if !keep_everything {
-        clean_records(scope, &mut cleaned);
+    if keep_everything {
+        return Ok(cleaned);
     }
-    Ok(cleaned)
+    let root = scope.workspace_root.clone();
+    let cleaning = tokio::task::spawn_blocking(move || {
+        clean_records(&root, &mut cleaned);
+        cleaned
+    });
+    cleaning.await.map_err(|error| InventoryError::Interrupted(error.to_string()))
 }
 
 /// Forgets environments of which nothing is left.
-fn clean_records(scope: &Scope, cleaned: &mut Cleaned) {
-    for (path, record) in records(&scope.workspace_root) {
+fn clean_records(workspace_root: &Path, cleaned: &mut Cleaned) {
+    for (path, record) in records(workspace_root) {
         let paths = record.leases.iter().flat_map(|lease| {
             ["worktreePath", "lockPath"].into_iter().filter_map(|key| lease.allocation.get(key)?.as_str())
         });

@@ -103,14 +103,17 @@ async fn page(app: &App, filter: MissionFilter) -> Result<Json<Page>, Refusal> {
     let limit = filter.limit;
     // One more than asked tells whether there is a next page.
     let filter = MissionFilter { limit: limit + 1, ..filter };
-    let mut missions = app.query(move |reader| query::missions(reader, &filter)).await?;
+    let found = app.query(move |reader| {
+        let missions = query::missions(reader, &filter)?.into_iter();
+        Ok(missions.map(|mission| (begin_of_objective(&mission.order.body), mission)).collect::<Vec<_>>())
+    });
+    let mut missions = found.await?;
     let has_more = missions.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     missions.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next_cursor = missions.last().filter(|_| has_more).map(|last| last.number.to_string());
+    let next_cursor = missions.last().filter(|_| has_more).map(|(_, last)| last.number.to_string());
     let connected = connected(app).await?;
-    let listed = missions.into_iter().map(|mission| {
+    let listed = missions.into_iter().map(|(objective, mission)| {
         let status = mission.status(Vec::new(), connected.contains(mission.executor_id.as_str()));
-        let objective = begin_of_objective(&mission.order.body);
         Listed { session_id: mission.order.session.clone(), objective, status }
     });
     Ok(Json(Page { missions: listed.collect(), next_cursor }))

@@ -33,6 +33,38 @@ fn abort_pause_and_resume_are_passed_on_once() {
     assert_eq!(registry.commands().len(), 3, "{:?}", registry.commands());
 }
 
+#[test]
+fn an_abort_that_nobody_can_carry_out_any_more_ends_the_mission_with_its_time() {
+    let registry = Registry::start(LONG);
+    let folder = Watched::new();
+    folder.queue("s", 1);
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("it to run", PATIENCE, || folder.mission("s", "s-0").filter(|m| m["status"] == "running"));
+    registry.ask_and_refuse_commands_with(404);
+    folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
+    let mission = eventually("its end to be written", PATIENCE, || {
+        folder.mission("s", "s-0").filter(|mission| mission["abortedAt"].is_string())
+    });
+    assert_eq!((&mission["status"], &mission["abortedBy"]), (&"aborted".into(), &"operator".into()));
+    assert!(mission["abortReason"].as_str().unwrap().contains("does not know"), "{mission}");
+}
+
+/// Others write the times of an end before there is one, as null.
+#[test]
+fn an_abort_while_no_bridge_runs_is_passed_on_by_the_next_one_whatever_nulls_the_file_has() {
+    let registry = Registry::start(LONG);
+    let folder = Watched::new();
+    let mission = serde_json::json!({"id": "s-0", "objective": "x", "status": "queued", "completedAt": null,
+        "failedAt": null, "abortedAt": null});
+    folder.put("s", &serde_json::json!({"missions": [mission]}));
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("it to run", PATIENCE, || folder.mission("s", "s-0").filter(|m| m["status"] == "running"));
+    bridge.kill();
+    folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
+    let _next = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    command(&registry, "abort");
+}
+
 /// What was refused stands in the file still; it is not asked for again and again.
 #[test]
 fn a_refused_wish_is_passed_on_once() {

@@ -107,12 +107,15 @@ fn links_that_lead_out_or_to_another_session_are_refused_and_those_inside_are_fo
     fs::write(elsewhere.join("session.json"), session_text(1)).unwrap();
     symlink(&elsewhere, store.session_dir(&session("inside"))).unwrap();
     symlink(store.session_dir(&folder.session), store.session_dir(&session("again"))).unwrap();
+    symlink(&elsewhere, store.session_dir(&session("twice"))).unwrap();
+    fs::create_dir(store.session_dir(&session("thrice"))).unwrap();
+    symlink(elsewhere.join("session.json"), store.session_file(&session("thrice"))).unwrap();
     symlink("nowhere", store.session_dir(&session("dangling"))).unwrap();
     fs::create_dir(store.sessions_dir().join("not an id")).unwrap();
     fs::create_dir(store.session_dir(&session("empty"))).unwrap();
     fs::write(store.sessions_dir().join("a file"), "").unwrap();
 
-    for name in ["dir", "file", "again"] {
+    for name in ["dir", "file", "again", "twice", "thrice"] {
         assert!(matches!(store.read(&session(name)), Err(ReadError::Refused { .. })), "{name}");
         assert!(matches!(
             store.update(&session(name), &mut grown),
@@ -129,7 +132,7 @@ fn links_that_lead_out_or_to_another_session_are_refused_and_those_inside_are_fo
     let mut names: Vec<&str> = listing.sessions.iter().map(|(session, _)| session.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["inside", "s1"]);
-    assert_eq!(listing.ignored.len(), 4);
+    assert_eq!(listing.ignored.len(), 6);
     assert!(listing.ignored.iter().any(|ignored| matches!(ignored.reason, IgnoredReason::Name(_))));
     assert!(fs::read_to_string(outside.path().join("session.json")).unwrap() == session_text(1));
 }
