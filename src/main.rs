@@ -1,13 +1,12 @@
 //! Command: the one binary: parse, listen for the log level, run, exit; and a mission's runner, which needs less.
 
-use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if let Some(code) = aiwg_rs::cli::runner::run_if_asked() {
         return code;
     }
-    let arguments = aiwg_rs::cli::Arguments::parse();
+    let arguments = aiwg_rs::cli::Arguments::read();
     if let Err(error) = aiwg_rs::telemetry::install(arguments.log_directives(), arguments.logging.log_format)
     {
         return aiwg_rs::cli::exit::report(&error);

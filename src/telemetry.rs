@@ -25,16 +25,27 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow::anyhow!("failed to install the log subscriber: {error}")
 }
 
+/// Says whether a directive is a level that is spelt wrong: a filter would take it for the name of a module, and log nothing.
+fn is_slip(directive: &str) -> bool {
+    let word = directive.trim();
+    let is_level = word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    !is_level && !word.is_empty() && word.chars().all(char::is_alphabetic)
+}
+
 /// Installs the subscriber for the whole process.
 ///
 /// # Errors
 /// The directives cannot be read, or a subscriber is installed already.
 pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| {
-        Ended::new(Code::Usage, format!("--log {directives:?} cannot be read")).because(error).hint(
+    let unreadable = |why: Box<dyn std::error::Error + Send + Sync>| {
+        Ended::new(Code::Usage, format!("--log {directives:?} cannot be read")).because(why).hint(
             "use error, warn, info, debug or trace, or directives such as info,aiwg_rs::dispatcher=debug",
         )
-    })?;
+    };
+    if let Some(word) = directives.split(',').find(|directive| is_slip(directive)) {
+        return Err(unreadable(format!("{word:?} is no level").into()).into());
+    }
+    let filter = EnvFilter::try_new(directives).map_err(|error| unreadable(error.into()))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,
@@ -56,4 +67,19 @@ pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
             .try_init()
     };
     installed.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_slip;
+
+    #[test]
+    fn a_level_that_is_spelt_wrong_is_no_module() {
+        for slip in ["dbug", "banana", " wran "] {
+            assert!(is_slip(slip), "{slip}");
+        }
+        for directive in ["debug", "OFF", "3", "aiwg_rs", "aiwg_rs::bridge=trace", "[span]=info", ""] {
+            assert!(!is_slip(directive), "{directive}");
+        }
+    }
 }

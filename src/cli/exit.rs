@@ -6,7 +6,7 @@
 //! | 1 | failed |
 //! | 2 | the command line is wrong |
 //! | 3 | the settings are wrong |
-//! | 4 | state on disk was refused, or is locked by another process |
+//! | 4 | state was refused: on disk, or of a mission; or it is locked by another process |
 //! | 5 | a peer is unreachable |
 //! | 124 | what was waited for did not come in time, as with `timeout(1)` |
 //! | 130 | a second signal |

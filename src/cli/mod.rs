@@ -7,12 +7,14 @@ pub mod exit;
 pub mod mc;
 pub mod output;
 pub mod parts;
+pub mod project;
 pub mod provision;
 pub mod registry_url;
 pub mod runner;
 pub mod serve;
 pub mod up;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Run missions that lie in a folder: each once, and bring the results back.
@@ -28,6 +30,11 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Reads the command line of this process, or ends it with what is wrong. Of a verb of `mc` without `mc` before it, it says so.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| suggesting_mc(error).exit())
+    }
+
     /// Returns what to log: as asked, else what suits the command. A demonstration and the verbs of Mission Control
     /// answer on the same terminal.
     pub fn log_directives(&self) -> &str {
@@ -36,6 +43,20 @@ impl Arguments {
         let default = if is_quiet { "warn" } else { "info" };
         self.logging.log.as_deref().unwrap_or(default)
     }
+}
+
+fn suggesting_mc(mut error: clap::Error) -> clap::Error {
+    let command = Arguments::command();
+    let is_verb =
+        |word: &str| command.find_subcommand("mc").is_some_and(|mc| mc.find_subcommand(word).is_some());
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand).cloned()
+        && is_verb(&word)
+        && error.get(ContextKind::SuggestedSubcommand).is_none()
+    {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![format!("mc {word}")]));
+    }
+    error
 }
 
 /// Logging, for every subcommand.
@@ -117,5 +138,12 @@ mod tests {
     #[test]
     fn clap_accepts_the_command_line() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_verb_without_its_command_is_told_which_one() {
+        let error = |words: &[&str]| suggesting_mc(Arguments::try_parse_from(words).unwrap_err()).to_string();
+        assert!(error(&["aiwg-rs", "dispatch", "x"]).contains("'mc dispatch'"));
+        assert!(!error(&["aiwg-rs", "nothing"]).contains("mc"));
     }
 }

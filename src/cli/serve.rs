@@ -3,6 +3,7 @@
 use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
+use crate::cli::project::repository;
 use crate::net::http::is_this_host;
 use crate::registry::Webhook;
 use crate::registry::acceptor::Listener;
@@ -28,7 +29,8 @@ pub struct Arguments {
     pub bind: String,
     /// Keep missions, events and executors in this folder
     ///
-    /// Without the flag it is `.aiwg/aiwg-rs` of the project, if that has an `.aiwg`, else `$XDG_STATE_HOME/aiwg-rs`.
+    /// Without the flag it is `.aiwg/aiwg-rs` of the project, which is the git repository around, or a directory with `.aiwg` in it;
+    /// elsewhere `$XDG_STATE_HOME/aiwg-rs`.
     #[arg(long, env = "AIWG_RS_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Keep the executors' tokens in this file
@@ -236,6 +238,9 @@ pub fn default_state_dir(project: &Path, home: Option<&Path>) -> PathBuf {
     if in_project.is_dir() {
         return in_project.join("aiwg-rs");
     }
+    if let Some(top) = repository(project) {
+        return top.join(".aiwg/aiwg-rs");
+    }
     let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     match state_home.or_else(|| home.map(|home| home.join(".local/state"))) {
         Some(state_home) => state_home.join("aiwg-rs"),
@@ -253,13 +258,13 @@ fn refused(error: IdentityError) -> Ended {
 /// # Errors
 /// Whatever stopped it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Code> {
-    let config = arguments.config()?;
     if arguments.check {
-        return check(&arguments, config).await;
+        return check(&arguments).await;
     }
     let shutdown = Shutdown::new();
     shutdown::listen(&shutdown)?;
     let listeners = arguments.listeners().await?;
+    let config = arguments.config()?;
     server::run_on(listeners, config, shutdown.clone(), || {}).await.map_err(stopped)?;
     match shutdown.cause() {
         Some(Cause::Panic(_) | Cause::Fatal(_)) => Ok(Code::Failed),
@@ -284,10 +289,9 @@ pub fn stopped(error: ServeError) -> anyhow::Error {
 }
 
 /// Opens everything that the registry would stand on, and says what is there.
-async fn check(arguments: &Arguments, config: Config) -> anyhow::Result<Code> {
-    let listeners = arguments.listeners().await?;
-    let found = server::check(config).await.map_err(stopped)?;
-    drop(listeners);
+async fn check(arguments: &Arguments) -> anyhow::Result<Code> {
+    let found = server::check(arguments.config()?).await.map_err(stopped)?;
+    drop(arguments.listeners().await?);
     output::line(&found)?;
     Ok(Code::Done)
 }

@@ -6,6 +6,7 @@
 use crate::cli::executor::{self, ExecutorArguments};
 use crate::cli::exit::{Code, Ended};
 use crate::cli::parts::{Whole, start_bridge, start_registry};
+use crate::cli::project::DEFAULT_WATCH_DIR;
 use crate::cli::serve::{address, default_state_dir};
 use crate::executor::daemon;
 use crate::executor::provision::git::find_repository;
@@ -19,9 +20,6 @@ use clap::builder::FalseyValueParser;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
-
-/// Where missions lie by default, below the repository.
-const DEFAULT_WATCH_DIR: &str = ".aiwg/ralph-external/mc";
 
 /// How long each part may take to end; the executor may wait for missions when it drains.
 const ENDING: Duration = Duration::from_secs(60);

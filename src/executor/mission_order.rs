@@ -110,7 +110,14 @@ impl Offer {
             let capabilities = payload.pointer("/executor_filter/capabilities")?.as_array()?;
             capabilities.iter().find_map(|c| c.as_str()?.strip_prefix("runtime:"))
         };
-        let asked = metadata.get("runtime").and_then(Value::as_str).or_else(filtered);
+        // Other executors have agents of other names there, which say nothing about how one is run here.
+        let agent = || {
+            let agent = payload.pointer("/executor_filter/agent_id")?.as_str()?;
+            let agent = if agent == "claude" { "claude-code" } else { agent };
+            let is_one = |known: &AgentRuntime| known.name == agent;
+            (self.runtimes.iter().any(is_one) || AgentRuntime::built_in().iter().any(is_one)).then_some(agent)
+        };
+        let asked = metadata.get("runtime").and_then(Value::as_str).or_else(filtered).or_else(agent);
         let asked = asked.unwrap_or(&self.default_runtime).trim_start_matches("runtime:");
         let name = if asked == "custom:shell" { "shell" } else { asked };
         self.runtimes
@@ -211,6 +218,17 @@ mod tests {
             "aider"
         );
         assert_eq!(name(json!({"metadata": {"runtime": "custom:shell"}})).unwrap(), "shell");
+        let agent = |agent: &str| name(json!({"executor_filter": {"agent_id": agent}}));
+        assert_eq!(
+            (agent("claude").unwrap(), agent("reviewer").unwrap()),
+            ("claude-code".into(), "shell".into())
+        );
+        let mut without = offer();
+        without.runtimes.retain(|runtime| runtime.name != "codex");
+        assert!(
+            without.understand(&json!({"executor_filter": {"agent_id": "codex"}})).is_err(),
+            "not another one"
+        );
         assert!(
             name(json!({"metadata": {"runtime": "cursor"}})).unwrap_err().to_string().contains("there are")
         );

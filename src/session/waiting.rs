@@ -318,12 +318,14 @@ impl<'a> Surroundings<'a> {
         let since = moment(mission, "pausedAt");
         let why =
             mission.string("pauseReason").map_or_else(String::new, |why| format!(": {}", one_line(&why)));
-        let text = match executor(mission) {
-            Some(_) if since.is_none() => {
-                "a pause is asked for; the executor has not confirmed it".to_owned()
-            }
-            Some(_) | None => format!("paused{}{why}", self.lasting(since)),
-        };
+        if executor(mission).is_some() && !is_pause_confirmed(mission) {
+            let text = match self.bridge_gone() {
+                Some(gone) => format!("the pause is not delivered: {}", gone.text),
+                None => "a pause is asked for; the executor has not confirmed it".to_owned(),
+            };
+            return Reason::new(Cause::MissionPaused, text).remedy(Remedy::ResumeMission);
+        }
+        let text = format!("paused{}{why}", self.lasting(since));
         Reason::new(Cause::MissionPaused, text).since(since).remedy(Remedy::ResumeMission)
     }
 
@@ -378,6 +380,17 @@ fn executor<'a>(mission: &MissionView<'a>) -> Option<std::borrow::Cow<'a, str>> 
     mission.string("executorId").filter(|id| id != "unknown" && !id.is_empty())
 }
 
+/// Says whether an executor has confirmed the pause: an earlier one ended when the mission was resumed.
+fn is_pause_confirmed(mission: &MissionView<'_>) -> bool {
+    let resumed = moment(mission, "resumedAt");
+    moment(mission, "pausedAt").is_some_and(|paused| resumed.is_none_or(|resumed| paused >= resumed))
+}
+
+/// Says whether a bridge has given the mission to an executor in this run.
+pub fn is_handed_over(mission: &MissionView<'_>) -> bool {
+    ["executorId", "dispatchedAt"].into_iter().any(|key| mission.has(key))
+}
+
 /// Says whether somebody else wrote the end of a mission that an executor has: there is no time of the end, which we write
 /// with it. Until the executor has answered, it may still run.
 pub fn is_ended_by_hand(mission: &MissionView<'_>) -> bool {
@@ -411,7 +424,7 @@ pub fn state_since(mission: &MissionView<'_>) -> Option<Timestamp> {
         MissionState::Assigned => latest(&["dispatchedAt"]),
         MissionState::Running => latest(&["startedAt", "resumedAt", "hitlRespondedAt"]),
         MissionState::HitlRequired => latest(&["hitlAt"]),
-        MissionState::Paused => latest(&["pausedAt"]),
+        MissionState::Paused => latest(&["pausedAt"]).filter(|_| is_pause_confirmed(mission)),
         MissionState::Suspended => latest(&["suspendedAt"]),
         MissionState::Done => latest(&["completedAt"]),
         MissionState::Failed => moment(mission, "failedAt").or_else(|| latest(&["completedAt"])),
@@ -581,6 +594,18 @@ mod tests {
         assert_eq!(why_in(&healthy, SessionState::Active, None, confirmed), None);
         let never_sent = r#"{"id":"m","status":"aborted"}"#;
         assert_eq!(why_in(&healthy, SessionState::Active, None, never_sent), None);
+    }
+
+    #[test]
+    fn a_pause_after_an_earlier_one_is_not_confirmed_by_that() {
+        let healthy = Bridge::Seen(Box::new(status()));
+        let mission = |times: &str| format!(r#"{{"id":"m","status":"paused","executorId":"e",{times}}}"#);
+        let why = |times: &str| why_in(&healthy, SessionState::Active, None, &mission(times)).unwrap().text;
+        let (early, late) = ("2026-11-20T10:00:00.000Z", "2026-11-20T10:00:05.000Z");
+        let asked = "a pause is asked for; the executor has not confirmed it";
+        assert_eq!(why(&format!(r#""pausedAt":"{early}","resumedAt":"{late}""#)), asked);
+        assert_eq!(why(r#""pausedAt":null"#), asked);
+        assert!(why(&format!(r#""pausedAt":"{late}","resumedAt":"{early}""#)).starts_with("paused for"));
     }
 
     #[test]

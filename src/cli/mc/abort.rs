@@ -6,6 +6,7 @@ use crate::cli::exit::Code;
 use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
 use crate::session::edits::MissionPatch;
+use crate::session::waiting::is_ended_by_hand;
 use clap::Args;
 
 /// End a mission, whether it waits or runs.
@@ -29,6 +30,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
         let status = MissionState::Aborted;
         let patch = MissionPatch::new().with_str("status", status.as_file());
         let (patch, said) = match seen.state {
+            MissionState::Aborted if is_ended_by_hand(&seen.mission) => {
+                return Err(seen.unfit("its executor has not confirmed that yet; aiwg-rs mc status says why"));
+            }
             MissionState::Done | MissionState::Failed | MissionState::Aborted => {
                 return Err(seen.unfit("it has ended already"));
             }
@@ -41,7 +45,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
             | MissionState::Running
             | MissionState::HitlRequired
             | MissionState::Paused
-            | MissionState::Suspended => (patch, "is to be aborted; the bridge tells its executor"),
+            | MissionState::Suspended => (patch, "is to be aborted; a bridge tells its executor"),
         };
         Ok(Change { patch, status, said: said.to_owned() })
     })

@@ -52,7 +52,7 @@ pub struct Arguments {
     /// How the executor runs it
     #[arg(long, default_value = "direct", value_parser = ["direct", "pty-orchestrator"])]
     mode: String,
-    /// Run it with this agent, such as claude
+    /// Run it with this agent, such as claude; an executor that has no agent of that name takes its own
     #[arg(long, value_name = "AGENT")]
     target_agent: Option<String>,
     /// Run it on this executor and no other
@@ -73,7 +73,7 @@ pub struct Arguments {
     #[arg(long, value_name = "URL", value_parser = address)]
     notify: Option<String>,
     /// The mission's id; without it m-<8 hex digits>
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = new_id)]
     id: Option<MissionId>,
     /// Let the agent's loop go round at most this often; the default is enough for one that converges
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -107,6 +107,13 @@ fn metadata(text: &str) -> Result<(String, String), String> {
         Err(_no_json) => quoted(value),
     };
     Ok((key.to_owned(), raw))
+}
+
+fn new_id(text: &str) -> Result<MissionId, String> {
+    if text.contains('/') {
+        return Err("an id with a / in it reads as SESSION/ID".to_owned());
+    }
+    MissionId::new(text).map_err(|error| error.to_string())
 }
 
 fn address(text: &str) -> Result<String, String> {

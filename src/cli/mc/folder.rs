@@ -1,6 +1,7 @@
 //! Command: the watched folder as the verbs see it: where it lies, what is in it by name, and how it is changed.
 
 use crate::cli::exit::{Code, Ended};
+use crate::cli::project::{self, DEFAULT_WATCH_DIR};
 use crate::disk::fsync::FsyncPolicy;
 use crate::disk::wait;
 use crate::domain::file::FileIdentity;
@@ -13,12 +14,9 @@ use crate::session::json::quoted;
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError, Updated};
 use anyhow::Context as _;
 use clap::Args;
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, PathBufValueParser, TypedValueParser as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Where Mission Control keeps its files inside a project.
-pub const DEFAULT_WATCH_DIR: &str = ".aiwg/ralph-external/mc";
 
 /// How long a verb waits for a torn file: several times what writing one takes.
 const SETTLED_AFTER: Duration = Duration::from_millis(250);
@@ -46,11 +44,14 @@ const MOST_REPEATS: usize = 50;
 #[derive(Debug, Clone, Args)]
 pub struct Folder {
     /// The watched folder, in which sessions/ lies
+    ///
+    /// The default one is looked for from here up to the top of the repository.
     #[arg(
         long,
         visible_alias = "watch",
         env = "AIWG_RS_WATCH_DIR",
         default_value = DEFAULT_WATCH_DIR,
+        value_parser = PathBufValueParser::new().map(project::watch_dir),
         value_name = "DIR"
     )]
     pub watch_dir: PathBuf,

@@ -9,6 +9,7 @@ use crate::runtime::clock;
 use crate::session::document::Document;
 use crate::session::edits::Edits;
 use crate::session::json::quoted;
+use crate::session::waiting::is_handed_over;
 
 /// What is printed with `--json`.
 #[derive(serde::Serialize)]
@@ -37,6 +38,7 @@ pub(super) fn set(folder: &Folder, name: &str, state: SessionState) -> anyhow::R
             let state = mission.string("status").and_then(|word| MissionState::parse(&word).ok());
             match state {
                 Some(MissionState::Queued) => counts.0 += 1,
+                Some(MissionState::Paused) if !is_handed_over(&mission) => counts.0 += 1,
                 Some(state) if state.is_held_by_executor() => counts.1 += 1,
                 Some(_) | None => {}
             }

@@ -145,7 +145,13 @@ async fn ask<T: DeserializeOwned>(http: &Http, base: &str, path: &str) -> anyhow
             .hint("start it with `aiwg-rs serve` or `aiwg-rs up`, or name it with --serve-url")
     })?;
     if !answer.is_success() {
-        return Err(Ended::new(Code::Failed, format!("the registry refuses: {}", answer.message())).into());
+        let ended = Ended::new(
+            if answer.status == 404 { Code::Usage } else { Code::Failed },
+            format!("the registry at {base} refuses: {}", answer.message()),
+        );
+        let hint =
+            "aiwg-rs mc status --all shows the missions of a folder; --serve-url names another registry";
+        return Err(ended.hint(hint).into());
     }
     Ok(serde_json::from_slice(&answer.body).map_err(|error| {
         Ended::new(Code::Failed, format!("the answer of {base} cannot be read")).because(error)

@@ -50,6 +50,7 @@ pub enum Mc {
     /// Queue a mission that has ended once more
     Retry(retry::Arguments),
     /// End a mission, whether it waits or runs
+    #[command(alias = "cancel")]
     Abort(abort::Arguments),
     /// Hold a mission, or all queued missions of a session
     Pause(pause::Arguments),

@@ -15,7 +15,7 @@ use crate::session::ledger::Ledger;
 use crate::session::mission_view::MissionView;
 use crate::session::status_file::{self, BridgeStatus};
 use crate::session::store::{ReadError, Reading, SessionStore};
-use crate::session::waiting::{self, Around, Bridge, Cause, Reason, Remedy, Surroundings};
+use crate::session::waiting::{self, Around, Bridge, Cause, Reason, Remedy, Surroundings, is_handed_over};
 use crate::writeback::merge::{self, Scope};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -303,6 +303,7 @@ fn session_line<'a>(session: &'a SessionId, content: &'a Content) -> SessionLine
     for mission in document.missions() {
         match mission.string("status").and_then(|word| MissionState::parse(&word).ok()) {
             Some(MissionState::Queued) => counts.queued += 1,
+            Some(MissionState::Paused) if !is_handed_over(&mission) => counts.queued += 1,
             Some(MissionState::Done) => counts.done += 1,
             Some(MissionState::Failed) => counts.failed += 1,
             Some(MissionState::Aborted) => counts.aborted += 1,

@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
             MissionState::Assigned
             | MissionState::Running
             | MissionState::HitlRequired
-            | MissionState::Suspended => "is to be paused; the bridge tells its executor",
+            | MissionState::Suspended => "is to be paused; a bridge tells its executor",
         };
         let status = MissionState::Paused;
         let patch = MissionPatch::new().with_str("status", status.as_file());

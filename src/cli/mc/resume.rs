@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
             return Err(seen.unfit("only a paused mission can be resumed"));
         }
         let (status, said) = if seen.is_handed_over() {
-            (MissionState::Running, "is to go on; the bridge tells its executor")
+            (MissionState::Running, "is to go on; a bridge tells its executor")
         } else {
             (MissionState::Queued, "is in the queue again")
         };

@@ -58,7 +58,7 @@ impl Subject {
         {
             return Ok(Self::Session(session));
         }
-        Target::find(folder, &store, name).map(Self::Mission)
+        Target::find_as("session or mission", folder, &store, name).map(Self::Mission)
     }
 
     /// Returns the one session to read, if it is one.
@@ -98,7 +98,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Code> {
 
 fn print_json(folder: &Folder, overview: &Overview, subject: &Subject) -> anyhow::Result<()> {
     let surroundings = Surroundings::new(&overview.bridge, overview.now);
-    output::json(&serde_json::json!({"bridge": bridge_json(&overview.bridge, &surroundings)}))?;
+    let mut first = serde_json::json!({"bridge": bridge_json(&overview.bridge, &surroundings)});
+    if let Some(first) = first.as_object_mut().filter(|_| !overview.ignored.is_empty()) {
+        first.insert("notes".to_owned(), overview.ignored.clone().into());
+    }
+    output::json(&first)?;
     for ((session, content), summary) in overview.sessions.iter().zip(overview.session_lines()) {
         if !matches!(subject, Subject::Mission(_)) {
             output::json(&summary)?;

@@ -144,7 +144,14 @@ impl Sheet {
                 if column.is_number {
                     laid.set_cell_alignment(CellAlignment::Right);
                 }
-                if !column.takes_rest {
+                // What is typed again stands whole; the others give way.
+                if index == 0 {
+                    let longest = self.rows.iter().filter_map(|(cells, ..)| cells.first());
+                    let longest =
+                        longest.map(|id| id.chars().count()).max().unwrap_or(0).max(column.title.len());
+                    let longest = u16::try_from(longest).unwrap_or(u16::MAX).min(width * 6 / 10);
+                    laid.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(longest + 2)));
+                } else if !column.takes_rest {
                     laid.set_constraint(ColumnConstraint::UpperBoundary(Width::Percentage(45)));
                 }
             }

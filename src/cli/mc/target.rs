@@ -13,6 +13,7 @@ use crate::session::edits::{Edits, MissionPatch};
 use crate::session::json;
 use crate::session::mission_view::MissionView;
 use crate::session::store::{ReadError, SessionStore};
+use crate::session::waiting::is_handed_over;
 use std::borrow::Cow;
 use std::cell::RefCell;
 
@@ -34,6 +35,14 @@ impl Target {
     /// # Errors
     /// [`Code::Usage`] when there is none, or more than one: the message lists them.
     pub fn find(folder: &Folder, store: &SessionStore, name: &str) -> anyhow::Result<Self> {
+        Self::find_as("mission", folder, store, name)
+    }
+
+    /// The same; where there is none, the message calls it `kind`.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub fn find_as(kind: &str, folder: &Folder, store: &SessionStore, name: &str) -> anyhow::Result<Self> {
         if let Some(target) = Self::qualified(store, name)? {
             return Ok(target);
         }
@@ -55,11 +64,11 @@ impl Target {
             ([], Some((session, error))) => {
                 let ended = Ended::new(
                     Code::State,
-                    format!("no mission {name:?} was found, but session {session} cannot be read"),
+                    format!("no {kind} {name:?} was found, but session {session} cannot be read"),
                 );
                 Err(ended.because(error).hint("correct the file by hand; nothing was changed").into())
             }
-            ([], None) => Err(folder.unknown("mission", name, others.iter().map(String::as_str)).into()),
+            ([], None) => Err(folder.unknown(kind, name, others.iter().map(String::as_str)).into()),
             (several, _) => {
                 let mut candidates: Vec<String> =
                     several.iter().take(MOST_CANDIDATES).map(|session| format!("{session}/{name}")).collect();
@@ -114,7 +123,7 @@ impl Seen<'_> {
 
     /// Says whether a bridge has given the mission to an executor in this run.
     pub fn is_handed_over(&self) -> bool {
-        ["executorId", "dispatchedAt"].into_iter().any(|key| self.mission.has(key))
+        is_handed_over(&self.mission)
     }
 
     /// Says whether another program has rewritten the file with `change` in it.

@@ -11,7 +11,7 @@ use crate::domain::lifecycle::MissionState;
 use crate::runtime::clock;
 use crate::session::mission_view::MissionView;
 use crate::session::store::{Reading, SessionStore};
-use crate::session::waiting::{Surroundings, is_ended_by_hand};
+use crate::session::waiting::{Cause, Surroundings, is_ended_by_hand};
 use clap::Args;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -58,11 +58,10 @@ enum Verdict {
 }
 
 impl Goal {
-    /// Compares the goal with a mission. One that was aborted by hand runs on until its executor says otherwise; one that has ended may have passed through a state between two looks; what it
-    /// left in the file tells.
+    /// Compares the goal with a mission. One that was aborted by hand runs on until its executor says otherwise; one that has
+    /// ended may have passed through a state between two looks: what it left in the file tells.
     fn verdict(self, state: MissionState, mission: &MissionView<'_>) -> Verdict {
-        let left = |key: &str| mission.field(key).is_some_and(|raw| raw != "null");
-        let passed = |key: &str| if left(key) { Verdict::Reached } else { Verdict::Missed };
+        let passed = |key: &str| if mission.has(key) { Verdict::Reached } else { Verdict::Missed };
         match self {
             _ if state == MissionState::Aborted && is_ended_by_hand(mission) => Verdict::Waiting,
             Self::Ended if state.is_terminal() => Verdict::Reached,
@@ -256,7 +255,12 @@ async fn too_late(folder: &Folder, target: &Target, timeout: Duration) -> Ended 
             let lines = overview.mission_lines(&surroundings, session, content);
             let Some(line) = lines.iter().find(|line| line.id == target.mission) else { continue };
             let state = line.state.map_or("of an unknown status", MissionState::as_file);
-            message = format!("mission {} is still {state} after {timeout:?}", target.mission);
+            message = match line.waits.as_ref().map(|reason| reason.cause) {
+                Some(Cause::AbortOnItsWay) => {
+                    format!("the abort of mission {} is not confirmed after {timeout:?}", target.mission)
+                }
+                _ => format!("mission {} is still {state} after {timeout:?}", target.mission),
+            };
             hint = why(line, &folder);
         }
         Ok((message, hint))

@@ -53,10 +53,10 @@ fn an_abort_ends_what_waits_and_asks_for_the_end_of_what_runs() {
     assert_eq!((&mission["status"], &mission["abortedBy"]), (&json!("aborted"), &json!("operator")));
     assert!(mission["abortedAt"].is_string());
     let desk = with("running");
-    assert!(desk.mc(&["abort", "m-1"]).answer().contains("the bridge tells its executor"));
+    assert!(desk.mc(&["abort", "m-1"]).answer().contains("a bridge tells its executor"));
     let mission = desk.mission("s", "m-1");
     assert_eq!((&mission["status"], mission.get("abortedAt")), (&json!("aborted"), None));
-    desk.mc(&["abort", "m-1"]).refused(4, &["m-1 is aborted", "ended already"]);
+    desk.mc(&["abort", "m-1"]).refused(4, &["m-1 is aborted", "has not confirmed"]);
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn a_status_tells_the_whole_folder_or_one_part_of_it() {
     assert_eq!((&all[0]["bridge"]["running"], &all[1]["session"]), (&json!(false), &json!("a")));
     assert_eq!((&all[2]["outcome"], &all[2]["exitCode"]), (&json!("unreachable: nobody there"), &json!(3)));
     assert_eq!(desk.mc(&["status", "b"]).json().len(), 3);
-    desk.mc(&["status", "m-3"]).refused(2, &["no mission \"m-3\"", "did you mean m-"]);
+    desk.mc(&["status", "m-3"]).refused(2, &["no session or mission \"m-3\"", "did you mean m-"]);
 }
 
 #[test]
