@@ -31,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
             Report::Event { frame } => output::line(&frame.raw)?,
             Report::Executor { connected: true, .. } => output::line("connected")?,
             Report::Executor { why, .. } => output::line(&format!("away: {}", why.unwrap_or_default()))?,
-            Report::Snapshot { .. } | Report::NotFound { .. } => {}
+            Report::Snapshot { .. } | Report::NotFound { .. } | Report::Registry { .. } => {}
         }
     }
     tasks.join(Duration::from_secs(5)).await;

@@ -200,6 +200,7 @@ fn wire(config: &Config, store: SessionStore, http: Http, lock: Arc<PathLock>, s
     let store = Arc::new(store);
     tasks.spawn("intake", intake::worker::run(config.intake, Arc::clone(&store), dropped, shutdown.clone()));
     let open_journals = Arc::new(Semaphore::new(JOURNALS_KEPT_OPEN));
+    let to_dispatcher = news.clone();
     let room = Room { store, fsync: config.fsync, lock, open_journals, news };
     let channels = folder::Channels {
         tasks: folder_inbox,
@@ -229,7 +230,7 @@ fn wire(config: &Config, store: SessionStore, http: Http, lock: Arc<PathLock>, s
         events::worker::run(config.events.clone(), http, commanded, reports, shutdown.clone()),
     );
     tasks.spawn("following", carry_following(followed, commands));
-    tasks.spawn("happenings", carry_happenings(reported, happenings));
+    tasks.spawn("happenings", carry_happenings(reported, happenings, to_dispatcher));
     Wired { tasks, dispatch_report, folder_report, watch_mode }
 }
 
@@ -295,12 +296,23 @@ async fn carry_following(
     }
 }
 
-async fn carry_happenings(mut reports: mpsc::Receiver<following::Report>, tasks: mpsc::Sender<folder::Task>) {
+async fn carry_happenings(
+    mut reports: mpsc::Receiver<following::Report>,
+    tasks: mpsc::Sender<folder::Task>,
+    news: mpsc::Sender<Vec<News>>,
+) {
     while let Some(report) = reports.recv().await {
         let task = match report {
             following::Report::Event { frame } => folder::Task::Event(Box::new(frame)),
             following::Report::Snapshot { mission, status } => folder::Task::Known { mission, status },
             following::Report::NotFound { mission } => folder::Task::Forgotten(mission),
+            following::Report::Registry { unreachable } => {
+                let told = unreachable.map_or(Ok(()), Err);
+                if news.send(vec![News::Reachable(told)]).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             following::Report::Executor { .. } => continue,
         };
         if tasks.send(task).await.is_err() {
@@ -383,7 +395,7 @@ impl Wired {
         let dispatch = self.dispatch_report.borrow_and_update();
         let settled = folder.first_sweep_done && folder.idle;
         let unreachable = dispatch.away.is_some() && dispatch.in_flight == 0;
-        (settled && (dispatch.idle || unreachable), unreachable)
+        (settled && (dispatch.idle || unreachable), unreachable && !dispatch.idle)
     }
 
     fn status(&self, config: &Config, started_at: Timestamp, ended: bool) -> BridgeStatus {

@@ -620,7 +620,7 @@ impl Machine {
         effects
     }
 
-    /// The probe came back.
+    /// The probe came back, or somebody else who talks to the registry says whether it is there.
     #[must_use]
     pub fn on_probed(&mut self, unreachable: Option<String>, now: Now) -> Vec<Effect> {
         match unreachable {

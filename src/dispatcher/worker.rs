@@ -191,6 +191,10 @@ impl Worker {
                 self.machine.on_uncertain(key, run, attempts, since, now);
             }
             News::Room(count) => self.machine.on_room(count, now),
+            News::Reachable(answered) => {
+                let effects = self.machine.on_probed(answered.err(), now);
+                self.carry_out(effects);
+            }
             News::Steer { key, wish } => self.steer(key, wish),
         }
     }

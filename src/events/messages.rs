@@ -41,6 +41,11 @@ pub enum Report {
         /// The mission.
         mission: MissionId,
     },
+    /// The registry no longer answers questions, or does so again.
+    Registry {
+        /// Why it could not be reached.
+        unreachable: Option<String>,
+    },
     /// The line to an executor's stream.
     Executor {
         /// The executor.

@@ -55,6 +55,7 @@ pub async fn run(
         outbox: VecDeque::new(),
         unanswered: Trouble::default(),
         lost: Trouble::default(),
+        is_away: false,
     };
     if config.no_ws {
         tracing::info!("streams are off; the registry is asked about live missions instead");
@@ -109,6 +110,8 @@ struct Worker {
     outbox: VecDeque<Report>,
     unanswered: Trouble,
     lost: Trouble,
+    /// The last question was not answered.
+    is_away: bool,
 }
 
 impl Worker {
@@ -142,6 +145,7 @@ impl Worker {
             }
             News::Up { .. } | News::Down { .. } => {}
             News::Answered { mission, answer } => {
+                self.tell_reachability(answer.as_ref().err());
                 let answer = answer.unwrap_or_else(|error| {
                     self.tell_unanswered(&error);
                     let retry_after = match error {
@@ -205,6 +209,18 @@ impl Worker {
         let connected = why.is_none();
         let why = why.map(|(Why::Lost(cause) | Why::Refused(cause))| cause);
         self.outbox.push_back(Report::Executor { executor, connected, why });
+    }
+
+    /// Any answer at all says that the registry is there.
+    fn tell_reachability(&mut self, error: Option<&AskError>) {
+        let unreachable = match error {
+            Some(AskError::NoAnswer(failure)) => Some(failure.cause()),
+            Some(AskError::Malformed(_) | AskError::Refused { .. }) | None => None,
+        };
+        if self.is_away != unreachable.is_some() {
+            self.is_away = unreachable.is_some();
+            self.outbox.push_back(Report::Registry { unreachable });
+        }
     }
 
     fn tell_unanswered(&mut self, error: &AskError) {

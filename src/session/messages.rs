@@ -114,6 +114,8 @@ pub enum News {
     },
     /// So many missions have ended: there may be room for others.
     Room(usize),
+    /// The registry does not answer those who ask about missions, for this reason; or it does again.
+    Reachable(Result<(), String>),
     /// Somebody edited a live mission.
     Steer {
         /// Which mission.

@@ -605,6 +605,7 @@ impl Desk {
             | News::Skipped { .. }
             | News::Uncertain { .. }
             | News::Room(_)
+            | News::Reachable(_)
             | News::Steer { .. }) => other,
         };
         begun.into_iter().map(withdraw).collect()

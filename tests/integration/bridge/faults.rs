@@ -73,3 +73,23 @@ fn a_registry_that_is_gone_for_a_while_in_the_middle_delays_and_loses_nothing() 
     all_done_once(&folder, &registry);
     assert!(bridge.terminate().success());
 }
+
+/// With nothing queued, nobody sends anything that could find out.
+#[test]
+fn a_registry_that_goes_away_while_missions_run_is_called_away_and_back_again() {
+    let mut registry = Registry::start(Behaviour { ends_after: Duration::from_secs(600), ..AT_ONCE });
+    let folder = Watched::new();
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    folder.queue("s", 1);
+    eventually("it to run", PATIENCE, || (folder.count("s", "running")? == 1).then_some(()));
+    let away_since = || {
+        let text = std::fs::read_to_string(folder.root().join("bridge-status.json")).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(status["unreachableSince"].is_string())
+    };
+    registry.go_away();
+    eventually("it to be called away", PATIENCE, || away_since().filter(|is_away| *is_away));
+    registry.come_back();
+    eventually("it to be called back", PATIENCE, || away_since().filter(|is_away| !is_away));
+    assert!(bridge.terminate().success());
+}

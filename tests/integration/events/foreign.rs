@@ -259,6 +259,7 @@ impl Listener {
                 self.records.insert(mission.as_str().to_owned(), record);
             }
             Report::NotFound { mission } => self.not_found.push(mission.as_str().to_owned()),
+            Report::Registry { .. } => {}
             Report::Executor { executor, connected, .. } => {
                 self.line_reports += 1;
                 self.lines.insert(executor.as_str().chars().last().unwrap(), connected);
