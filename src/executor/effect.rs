@@ -39,6 +39,8 @@ pub enum Event {
     OrderPause,
     /// An operator says: go on.
     OrderResume,
+    /// The registry had taken it for suspended and calls it running, now that it has found us again.
+    CalledRunning,
     /// An operator or the system says: end.
     OrderAbort {
         /// Who.

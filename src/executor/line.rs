@@ -4,6 +4,7 @@
 
 use crate::domain::event::{Body, Envelope, ExecutorEvent, MissionEvent};
 use crate::domain::id::MissionId;
+use crate::domain::lifecycle::MissionState;
 use crate::executor::effect::Event;
 use crate::executor::reporter::Weight;
 use crate::executor::roster::Roster;
@@ -213,6 +214,8 @@ async fn obey(text: &str, roster: &Roster) {
 fn order_of(event: MissionEvent) -> Option<Event> {
     match event {
         MissionEvent::Paused { .. } => Some(Event::OrderPause),
+        // No operator said that: what an operator has paused stays so.
+        MissionEvent::Resumed { resumed_from: Some(MissionState::Suspended) } => Some(Event::CalledRunning),
         MissionEvent::Resumed { .. } => Some(Event::OrderResume),
         MissionEvent::Aborted { aborted_by, reason } => {
             Some(Event::OrderAbort { by: aborted_by.unwrap_or_else(|| "operator".to_owned()), reason })

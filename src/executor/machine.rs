@@ -44,6 +44,8 @@ struct Asking {
     line: String,
     since: Instant,
     expires: Option<Instant>,
+    /// As it was told.
+    question: MissionEvent,
 }
 
 /// One mission.
@@ -216,6 +218,7 @@ impl Machine {
             Event::Question { id, prompt } => self.ask(id, prompt, false, now),
             Event::OrderPause => self.pause(now),
             Event::OrderResume => self.resume(now),
+            Event::CalledRunning => self.correction(),
             Event::OrderAbort { by, reason } => self.abort(by, reason),
             Event::Answer { id, response } => self.answer(&id, response, now),
             Event::Released { branch, artifacts, remark } => self.released(branch, artifacts, remark),
@@ -367,17 +370,29 @@ impl Machine {
             return Vec::new();
         }
         let within = self.plan.limits.answer_within;
+        let expires_at: Option<Timestamp> = within.map(|within| now.wall.plus(within));
+        let context =
+            (in_terminal && !self.digest.last_line.is_empty()).then(|| self.digest.last_line.clone());
+        let question = MissionEvent::HitlRequired { hitl_id: id.clone(), prompt, context, expires_at };
         self.asking = Some(Asking {
-            id: id.clone(),
+            id,
             in_terminal,
             line: self.digest.open_line.clone(),
             since: now.instant,
             expires: within.map(|within| now.instant + within),
+            question: question.clone(),
         });
-        let expires_at: Option<Timestamp> = within.map(|within| now.wall.plus(within));
-        let context =
-            (in_terminal && !self.digest.last_line.is_empty()).then(|| self.digest.last_line.clone());
-        vec![Effect::Emit(MissionEvent::HitlRequired { hitl_id: id, prompt, context, expires_at })]
+        vec![Effect::Emit(question)]
+    }
+
+    /// Tells a registry that takes the mission for running what it really does.
+    fn correction(&self) -> Vec<Effect> {
+        let really = match (&self.asking, self.paused_at) {
+            (_, Some(_)) => MissionEvent::Paused { reason: None },
+            (Some(asking), None) => asking.question.clone(),
+            (None, None) => return Vec::new(),
+        };
+        vec![Effect::Emit(really)]
     }
 
     fn stop_asking(&mut self, now: Now) {
@@ -419,7 +434,9 @@ impl Machine {
             asking.expires = asking.expires.map(|at| at + held);
         }
         let from = Some(MissionState::Paused);
-        vec![Effect::Resume, Effect::Emit(MissionEvent::Resumed { resumed_from: from })]
+        let mut effects = vec![Effect::Resume, Effect::Emit(MissionEvent::Resumed { resumed_from: from })];
+        effects.extend(self.correction());
+        effects
     }
 
     fn abort(&mut self, by: String, reason: Option<String>) -> Vec<Effect> {
@@ -614,6 +631,7 @@ mod tests {
             Err(Refusal::NotPending)
         );
         bench.feed(Event::OrderPause);
+        assert_eq!(bench.feed(Event::CalledRunning), [Effect::Emit(MissionEvent::Paused { reason: None })]);
         assert_eq!(bench.after(1000, Event::Tick), [], "held");
         assert_eq!(bench.machine.next_wakeup(), None);
         bench.feed(Event::OrderResume);
@@ -628,6 +646,12 @@ mod tests {
         bench.says(0, 1, "Proceed?");
         bench.after(1, Event::Tick);
         assert_eq!(bench.machine.state(), MissionState::HitlRequired);
+        let asks = |effects: &[Effect]| {
+            matches!(effects.last(), Some(Effect::Emit(MissionEvent::HitlRequired { .. })))
+        };
+        assert!(asks(&bench.feed(Event::CalledRunning)), "the question is still open");
+        bench.feed(Event::OrderPause);
+        assert!(asks(&bench.feed(Event::OrderResume)), "and is asked again");
         let on = bench.says(1, 2, "");
         assert!(on.contains(&Effect::Emit(MissionEvent::Resumed { resumed_from: None })), "{on:?}");
         assert_eq!(bench.machine.state(), MissionState::Running);
@@ -671,6 +695,7 @@ mod tests {
             Just(ended(Exit::Unknown)),
             Just(Event::OrderPause),
             Just(Event::OrderResume),
+            Just(Event::CalledRunning),
             Just(Event::OrderAbort { by: "system".into(), reason: None }),
             Just(Event::Question { id: HitlId::new("q").unwrap(), prompt: "?".into() }),
             Just(Event::Answer { id: HitlId::new("q").unwrap(), response: "!".into() }),

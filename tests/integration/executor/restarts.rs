@@ -60,6 +60,32 @@ async fn a_killed_runner_leaves_nothing_and_no_false_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_has_paused_is_paused_after_a_restart() {
+    let mut host = host(&[]).await;
+    let objective =
+        "while ! test -f $AGENT_REPO_ROOT/go; do echo x >> $AGENT_REPO_ROOT/ticks; sleep 0.05; done";
+    host.dispatch("m-1", objective, with_resources()).await;
+    host.reaches("m-1", "running").await;
+    assert_eq!(host.post("/api/v1/missions/m-1/pause", &json!({})).await.0, 202);
+    host.reaches("m-1", "paused").await;
+    assert!(host.terminate().success(), "{}", host.said());
+    host.reaches("m-1", "suspended").await;
+    let file = host.repository.root().join("ticks");
+    let ticks = || std::fs::read_to_string(&file).unwrap().len();
+    let before = ticks();
+    host.start().await;
+    host.reaches("m-1", "paused").await;
+    // Long enough for twenty more.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(ticks(), before, "{}", host.said());
+    host.reaches("m-1", "paused").await;
+    assert_eq!(host.post("/api/v1/missions/m-1/resume", &json!({})).await.0, 202);
+    host.reaches("m-1", "running").await;
+    host.repository.write("go", "");
+    host.end_of("m-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_end_freezes_missions_and_the_next_start_goes_on() {
     let mut host = host(&[]).await;
     let objective =
