@@ -3,7 +3,8 @@
 //! Other programs read the file, change it and write it back in place, and know of no lock. A rename would silently
 //! throw away what they wrote since we read. So right before the exchange a lease makes sure that nobody has the file
 //! open for writing and keeps them waiting in `open` for that moment; under it the bytes are compared with what we had
-//! read, and if somebody came to wait while we exchanged, we exchange back and let them write first.
+//! read, and if somebody came to wait while we exchanged, we exchange back and let them write first. A file that somebody
+//! keeps open is left to them: whatever they wrote in the end would be in a file that is no session's any more.
 //!
 //! What little can slip through even then, and all of it where leases are refused, shows up afterwards: the displaced
 //! file lies under our temporary name, and we wait until nobody writes to it. If it is not what we read, our changes are
@@ -96,6 +97,11 @@ pub(super) fn update(
         // Syncing takes a while: somebody who had found the old file's name before the exchange shows up by now.
         if !is_still(staged.path(), &seen).map_err(UpdateError::from)? {
             (displaced, _) = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
+            if is_held_open(staged.path()).map_err(UpdateError::from)? {
+                let error = UpdateError::HeldOpen { path: path.to_owned() };
+                let late = Foreign { staged, is_all: true };
+                return Err(step_back(path, policy, Some(late), &next, error));
+            }
         }
         match displaced {
             Displaced::Expected => {
@@ -155,8 +161,11 @@ fn swap_staged(path: &Path, staged: &Staged, there: &[u8]) -> Result<Option<File
         other => Some(other),
     };
     let taken = wait::until(FIRST_PAUSE, LONGEST_PAUSE, WRITER_PATIENCE, look).transpose().map_err(failed)?;
-    let Some(Taken::Lease(lease)) = taken else {
-        return exchanged(path, staged).map(Some).map_err(failed);
+    let lease = match taken {
+        Some(Taken::Lease(lease)) => lease,
+        Some(Taken::Refused(_)) => return exchanged(path, staged).map(Some).map_err(failed),
+        // Whatever it writes in the end would be written to a file that is no session's.
+        None => return Err(UpdateError::HeldOpen { path: path.to_owned() }),
     };
     if store::read_open(path, &file)?.0 != there || lease.is_wanted().map_err(failed)? {
         return Ok(None);
@@ -262,6 +271,12 @@ fn is_still(path: &Path, seen: &FileIdentity) -> Result<bool, store::ReadError> 
     let failed = |error| store::ReadError::io(path, error);
     let is_written = lease::writers(&file).map_err(failed)? == Writers::Some;
     Ok(!is_written && identity::of_file(&file).map_err(failed)? == *seen)
+}
+
+/// Says whether somebody has a file open for writing, as far as anybody can tell.
+fn is_held_open(path: &Path) -> Result<bool, store::ReadError> {
+    let writers = lease::writers(&store::open(path)?).map_err(|error| store::ReadError::io(path, error))?;
+    Ok(writers == Writers::Some)
 }
 
 /// Looks at a displaced file once nobody writes to it any more, or our patience is over. Returns what it is, and which

@@ -151,6 +151,12 @@ pub enum UpdateError {
         /// How often it was tried.
         rounds: usize,
     },
+    /// A process has it open for writing: what it will write there must not be lost.
+    #[error("write {}: some process keeps it open for writing", path.display())]
+    HeldOpen {
+        /// The file.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("write {}", path.display())]
     Write {
@@ -181,6 +187,7 @@ impl UpdateError {
             Self::Torn { .. } => {
                 return Some("correct the file by hand; it is left as it is until it parses");
             }
+            Self::HeldOpen { .. } => return Some("close it there; `fuser -v` names the process"),
             Self::Contended { .. } => return Some("stop the program that rewrites the file without a pause"),
             Self::Lock(LockError::Held { .. }) => return Some("wait for that process, or end it"),
             Self::TooLarge { .. } => return Some("move ended missions to another session"),
