@@ -7,10 +7,11 @@ fn main() -> ExitCode {
         return code;
     }
     let arguments = aiwg_rs::cli::Arguments::read();
-    if let Err(error) = aiwg_rs::telemetry::install(arguments.log_directives(), arguments.logging.log_format)
-    {
-        return aiwg_rs::cli::exit::report(&error);
-    }
+    let flush = aiwg_rs::telemetry::install(arguments.log_directives(), arguments.logging.log_format);
+    let _flush = match flush {
+        Ok(flush) => flush,
+        Err(error) => return aiwg_rs::cli::exit::report(&error),
+    };
     aiwg_rs::net::http::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -1,8 +1,12 @@
 //! Command: logs: for people on a terminal, JSON lines elsewhere, always to standard error.
+//!
+//! Lines are written by a thread of their own: a pipe that nobody reads must not hold up the work. Beyond
+//! [`WAITING_LINES`] they are dropped.
 
 use crate::cli::LogFormat;
 use crate::cli::exit::{Code, Ended};
 use std::io::IsTerminal as _;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// Installs the subscriber of a process that says little: warnings and errors as JSON, and no directives to read.
@@ -32,11 +36,21 @@ fn is_slip(directive: &str) -> bool {
     !is_level && !word.is_empty() && word.chars().all(char::is_alphabetic)
 }
 
+/// How many lines may wait for whoever reads them.
+const WAITING_LINES: usize = 8192;
+
+/// Writes what is still waiting when it is dropped; a second at most.
+#[derive(Debug)]
+#[must_use = "the last lines are written when it is dropped"]
+pub struct Flush {
+    _worker: WorkerGuard,
+}
+
 /// Installs the subscriber for the whole process.
 ///
 /// # Errors
 /// The directives cannot be read, or a subscriber is installed already.
-pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
+pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<Flush> {
     let unreadable = |why: Box<dyn std::error::Error + Send + Sync>| {
         Ended::new(Code::Usage, format!("--log {directives:?} cannot be read")).because(why).hint(
             "use error, warn, info, debug or trace, or directives such as info,aiwg_rs::dispatcher=debug",
@@ -52,11 +66,11 @@ pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
+    let (writer, worker) =
+        NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).finish(std::io::stderr());
     // Complaining about a log that cannot be written, as on a full disk, would end the thread that complains.
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     let installed = if json {
         builder.json().flatten_event(true).with_current_span(false).try_init()
     } else {
@@ -66,7 +80,8 @@ pub fn install(directives: &str, format: LogFormat) -> anyhow::Result<()> {
             .compact()
             .try_init()
     };
-    installed.map_err(failed)
+    installed.map_err(failed)?;
+    Ok(Flush { _worker: worker })
 }
 
 #[cfg(test)]

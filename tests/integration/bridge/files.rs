@@ -185,3 +185,39 @@ fn a_file_that_cannot_be_written_is_written_as_soon_as_it_can_be() {
     done(&folder, "s", 1);
     assert!(bridge.terminate().success());
 }
+
+#[test]
+fn a_log_that_is_a_pipe_holds_up_its_session_only_and_says_so() {
+    let registry = Registry::start(AT_ONCE);
+    let folder = Watched::new();
+    let log = folder.file("s").with_file_name("log.jsonl");
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    folder.queue("s", 1);
+    folder.queue("t", 1);
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("the other session", PATIENCE, || (folder.count("t", "done")? == 1).then_some(()));
+    eventually("a word about it", PATIENCE, || bridge.said().contains("no regular file").then_some(()));
+    fs::remove_file(&log).unwrap();
+    eventually("it to go on", PATIENCE * 2, || (folder.count("s", "done")? == 1).then_some(()));
+    assert!(bridge.terminate().success());
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nothing() {
+    let registry = Registry::start(AT_ONCE);
+    let folder = Watched::new();
+    let mut bridge = std::process::Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        .args(["mc", "bridge", "--no-ws", "--log", "trace", "--serve-url", &registry.url, "--watch-dir"])
+        .arg(folder.root())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    folder.queue("s", 500);
+    eventually("all of them", PATIENCE, || (folder.count("s", "done")? == 500).then_some(()));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&bridge), rustix::process::Signal::TERM)
+        .unwrap();
+    let ended = eventually("its end", PATIENCE, || bridge.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
+}
