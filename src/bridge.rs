@@ -47,7 +47,8 @@ pub const LOCK_FILE: &str = "bridge.lock";
 const LOOK_FOR_FOLDER: Duration = Duration::from_millis(500);
 
 /// Why a mission does not move that the registry had accepted and does not know any more.
-const FORGOTTEN: &str = "the registry does not know it any more; if that lasts, queue it again or abort it";
+const FORGOTTEN: &str =
+    "the registry does not know it any more; if that lasts, abort it, and retry it if it is to run again";
 
 /// Everything must have been quiet for this long before `--once` ends.
 const QUIET: Duration = Duration::from_millis(600);

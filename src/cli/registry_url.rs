@@ -37,10 +37,14 @@ impl RegistryUrl {
         let from_node = || std::env::var("AIWG_SERVE_ENDPOINT").ok().filter(named);
         let url = self.serve_url.clone().filter(named).or_else(from_node).or(otherwise);
         let url = url.unwrap_or_else(|| DEFAULT.to_owned());
-        if url.starts_with("http://") || url.starts_with("https://") {
-            return Ok(url.trim_end_matches('/').to_owned());
-        }
         let ended = Ended::new(Code::Usage, format!("{url:?} is not the address of a registry"));
-        Err(ended.hint(format!("write it like {DEFAULT}")).into())
+        let ended = ended.hint(format!("write it like {DEFAULT}"));
+        match reqwest::Url::parse(&url) {
+            Ok(address) if matches!(address.scheme(), "http" | "https") => {
+                Ok(url.trim_end_matches('/').to_owned())
+            }
+            Ok(_) => Err(ended.into()),
+            Err(error) => Err(ended.because(error).into()),
+        }
     }
 }

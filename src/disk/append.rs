@@ -91,14 +91,19 @@ impl LineFile {
             return Ok((self.open.insert(open), there.size_bytes));
         }
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(&self.path)?;
+        options.read(true).append(true).create(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let file = only_file(options.open(&self.path)?)?;
         if there.is_none() {
             self.policy.sync_directory(atomic::split(&self.path)?.0)?;
         }
         let FileIdentity { device, inode, size_bytes, .. } = identity::of_file(&file)?;
         Ok((self.open.insert(Open { file, device, inode, ended_at: None }), size_bytes))
     }
+}
+
+/// Refuses what is no file: a pipe would keep its reader waiting for ever. Opened without waiting, it does not.
+fn only_file(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {
@@ -116,8 +121,8 @@ fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {
 /// # Errors
 /// What the file system says.
 pub fn tail(path: &Path, limit_bytes: u64, mut line: impl FnMut(&str)) -> io::Result<()> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
+    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => only_file(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };

@@ -52,6 +52,10 @@ fn opaque(kind: &'static str, value: &str) -> Result<Arc<str>, IdError> {
         let rule = "control characters are not";
         return Err(IdError::Alphabet { kind, value: value.to_owned(), rule });
     }
+    if value == "." || value == ".." {
+        let rule = "in a path it means a directory, however it is encoded";
+        return Err(IdError::Alphabet { kind, value: value.to_owned(), rule });
+    }
     Ok(Arc::from(value))
 }
 

@@ -261,7 +261,7 @@ mod tests {
         let begin = Job { begins: vec![mission.clone()], may_write: true, ..Job::default() };
         let done = desk.work(&room, begin);
         assert!(matches!(&heard.try_recv().unwrap()[..], [News::Skipped { .. }]));
-        assert!(done.write_error.is_some_and(|error| error.contains("is locked by process")));
+        assert!(done.write_error.is_some_and(|error| error.contains("is locked by another process")));
         assert!(done.owed.is_some(), "it comes again");
         drop(other);
         desk.work(&room, Job { may_write: true, ..Job::default() });

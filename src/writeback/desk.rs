@@ -28,7 +28,6 @@ use crate::session::messages::{Dispatch, MissionKey, News, Offer, Order, Wish};
 use crate::session::mission_view::MissionView;
 use crate::session::store::{ReadError, Reading, SessionStore, UpdateError};
 use crate::session::waiting::is_ended_by_hand;
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -683,10 +682,15 @@ fn tell_all(room: &Room, news: Vec<News>) {
 }
 
 /// Says whether a mission has ended and nothing of ours is missing from it. One that ended without the time that we
-/// write with the end, but with an executor, was ended by hand while no bridge was running.
+/// write with the end, but with an executor, was ended by hand while no bridge was running. Of one that was aborted and has
+/// no executor, only the journal tells whether a request was on its way when the bridge was killed.
 fn is_settled(mission: &MissionView<'_>) -> bool {
-    let ended = |text: Cow<'_, str>| MissionState::parse(&text).is_ok_and(MissionState::is_terminal);
-    mission.string("status").is_some_and(ended) && !is_ended_by_hand(mission)
+    let state = mission.string("status").and_then(|text| MissionState::parse(&text).ok());
+    match state {
+        Some(MissionState::Aborted) if !mission.has("executorId") => false,
+        Some(state) => state.is_terminal() && !is_ended_by_hand(mission),
+        None => false,
+    }
 }
 
 /// A mission that is not sent after all waits to be offered again.

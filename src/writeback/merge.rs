@@ -352,7 +352,10 @@ fn live(
             held.field("hitlId").and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
         ask(held, Wish::Answer { hitl_id, response });
     }
-    let Some(said) = said else { return Verdict::Status };
+    let Some(said) = said else {
+        // Nobody has it yet: it is not sent while the file says something that nobody knows.
+        return if held.phase == Phase::Claimed { Verdict::Leave } else { Verdict::Status };
+    };
     if held.overruled {
         return Verdict::Status;
     }

@@ -34,6 +34,9 @@ const REST_FACTOR: u32 = 4;
 /// Writes shorter than this need no rest.
 const CHEAP_WRITE: Duration = Duration::from_millis(4);
 
+/// What a write is taken to have cost at most: the largest files take less, the rest was waiting for other writers.
+const DEAREST_WRITE: Duration = Duration::from_millis(400);
+
 /// While more missions of a session are on their way, it rests twice as long, and at least this long: claims wait while
 /// their file is written. Three quarters of the second within which the file must agree with the registry; when the last
 /// one is on its way, the file is written without this rest.
@@ -327,7 +330,7 @@ impl Folder {
                 if !self.whereabouts.of(&mission).is_empty() && self.forgotten.insert(mission.clone()) {
                     tracing::warn!(
                         mission.id = %mission,
-                        "the registry does not know this mission any more; if that lasts, queue it again or abort it"
+                        "the registry does not know this mission any more; if that lasts, abort it, and retry it if it is to run again"
                     );
                 }
             }
@@ -495,6 +498,7 @@ impl Folder {
             self.written_bytes += bytes;
             self.writes += 1;
             entry.last_write = Some(now);
+            let took = took.min(DEAREST_WRITE);
             entry.write_at = (took > CHEAP_WRITE).then(|| now + took * REST_FACTOR);
             entry.rest_when_busy_until = Some(now + (took * 2 * REST_FACTOR).max(REST_WHEN_BUSY));
         }

@@ -23,6 +23,8 @@ pub(crate) enum Answer {
     Never,
     /// The mission runs, but the answer is lost.
     RunsButBreaksOff,
+    /// The mission runs, and its caller waits for ever.
+    RunsButNeverSays,
 }
 
 #[derive(Debug, Default)]
@@ -184,6 +186,10 @@ async fn dispatch(State(shared): State<Shared>, headers: HeaderMap, body: Bytes)
         Some(Answer::Garbage) => return answer(500, "<html>oops"),
         Some(Answer::HalfABody) => return broken_off(),
         Some(Answer::Never) => std::future::pending().await,
+        Some(Answer::RunsButNeverSays) => {
+            run(&shared, &mission, &key);
+            std::future::pending::<()>().await;
+        }
         Some(Answer::RunsButBreaksOff) => {
             run(&shared, &mission, &key);
             return broken_off();

@@ -1,7 +1,7 @@
 //! Somebody edits the file.
 
 use super::Watched;
-use super::registry::{Behaviour, Registry};
+use super::registry::{Answer, Behaviour, Registry};
 use crate::support::daemon::Daemon;
 use crate::support::eventually::eventually;
 use std::time::Duration;
@@ -47,6 +47,42 @@ fn an_abort_that_nobody_can_carry_out_any_more_ends_the_mission_with_its_time() 
     });
     assert_eq!((&mission["status"], &mission["abortedBy"]), (&"aborted".into(), &"operator".into()));
     assert!(mission["abortReason"].as_str().unwrap().contains("does not know"), "{mission}");
+}
+
+#[test]
+fn an_abort_of_what_was_on_its_way_when_the_bridge_was_killed_is_passed_on_by_the_next_one() {
+    let registry = Registry::start(LONG);
+    registry.answer_next_with([Answer::RunsButNeverSays]);
+    let folder = Watched::new();
+    folder.queue("s", 1);
+    let mut bridge = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    eventually("it to run", PATIENCE, || registry.runs().contains_key("s-0").then_some(()));
+    bridge.kill();
+    let abort = std::process::Command::new(env!("CARGO_BIN_EXE_aiwg-rs"))
+        .args(["mc", "abort", "s-0", "--watch-dir"])
+        .arg(folder.root())
+        .output()
+        .unwrap();
+    assert!(abort.status.success(), "{abort:?}");
+    let _next = Daemon::bridge(folder.root(), &registry.url, &["--no-ws"]);
+    command(&registry, "abort");
+    assert_eq!(registry.runs()["s-0"], 1);
+}
+
+#[test]
+fn a_status_that_nobody_knows_is_left_alone_and_not_sent() {
+    let registry = Registry::start(Behaviour { ends_after: Duration::ZERO, ..LONG });
+    registry.answer_next_with([Answer::Status(503, None)]);
+    let folder = Watched::new();
+    folder.queue("s", 1);
+    let options = ["--no-ws", "--retry-base-ms", "700"];
+    let _bridge = Daemon::bridge(folder.root(), &registry.url, &options);
+    eventually("it to be refused", PATIENCE, || (registry.dispatches() == 1).then_some(()));
+    folder.edit("s", "s-0", |mission| mission["status"] = "later".into());
+    aiwg_rs::disk::wait::rest(Duration::from_secs(2));
+    assert_eq!((folder.count("s", "later"), registry.dispatches()), (Some(1), 1));
+    folder.edit("s", "s-0", |mission| mission["status"] = "queued".into());
+    eventually("it to be done", PATIENCE, || (folder.count("s", "done")? == 1).then_some(()));
 }
 
 /// Others write the times of an end before there is one, as null.
