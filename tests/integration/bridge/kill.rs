@@ -10,7 +10,7 @@ const MISSIONS: usize = 500;
 const SESSIONS: usize = 10;
 
 fn kills_in_ci() -> usize {
-    std::env::var("AIWG_RS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(25)
+    std::env::var("AIWG_RS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
 }
 
 fn every_mission_runs_once(is_idempotent: bool) {
