@@ -201,9 +201,9 @@ impl<'a> Surroundings<'a> {
         match state? {
             MissionState::Queued => Some(self.queued(mission, around)),
             MissionState::Assigned => {
-                Some(self.forgotten(mission, around).unwrap_or_else(|| self.assigned(mission)))
+                Some(self.forgotten(mission, around).unwrap_or_else(|| self.assigned(mission, around)))
             }
-            MissionState::Running => self.unfollowed().or_else(|| self.forgotten(mission, around)),
+            MissionState::Running => self.unfollowed(around).or_else(|| self.forgotten(mission, around)),
             MissionState::HitlRequired => Some(self.asked(mission)),
             MissionState::Paused => Some(self.paused(mission)),
             MissionState::Suspended => Some(self.suspended(mission)),
@@ -227,31 +227,38 @@ impl<'a> Surroundings<'a> {
         if let Some(gone) = self.bridge_gone() {
             return gone;
         }
+        if let Some(obstacle) = self.obstacle(around) {
+            return obstacle;
+        }
         let Some(status) = self.running() else {
             return Reason::new(Cause::NoBridge, "no bridge is running").remedy(Remedy::StartBridge);
         };
+        let id = mission.string("id").unwrap_or_default();
+        if let Some(delayed) = self.delayed.get(&(around.session, &*id)) {
+            return self.held_up(delayed);
+        }
+        Reason::new(Cause::Turn, turn(status)).since(created(mission))
+    }
+
+    /// What stands between the bridge and the session, or the registry.
+    fn obstacle(&self, around: Around<'_>) -> Option<Reason> {
+        let status = self.running()?;
         if let Some(unreadable) = status.unreadable.iter().find(|s| s.session == around.session) {
             let place = match (unreadable.line, unreadable.column) {
                 (Some(line), Some(column)) => format!(" at line {line}, column {column}"),
                 _ => String::new(),
             };
             let text = format!("the bridge could not read session.json{place}: {}", unreadable.message);
-            return Reason::new(Cause::SessionUnreadable, text);
+            return Some(Reason::new(Cause::SessionUnreadable, text));
         }
         if let Some(unwritable) = status.unwritable.iter().find(|s| s.session == around.session) {
             let text = format!("the bridge cannot write session.json: {}", unwritable.message);
-            return Reason::new(Cause::SessionUnwritable, text);
+            return Some(Reason::new(Cause::SessionUnwritable, text));
         }
-        if let Some(since) = status.unreachable_since {
-            let cause = status.unreachable_cause.as_deref().map_or_else(String::new, |c| format!(": {c}"));
-            let text = format!("{} has not answered for {}{cause}", status.serve_url, self.ago(since));
-            return Reason::new(Cause::RegistryUnreachable, text).since(Some(since));
-        }
-        let id = mission.string("id").unwrap_or_default();
-        if let Some(delayed) = self.delayed.get(&(around.session, &*id)) {
-            return self.held_up(delayed);
-        }
-        Reason::new(Cause::Turn, turn(status)).since(created(mission))
+        let since = status.unreachable_since?;
+        let cause = status.unreachable_cause.as_deref().map_or_else(String::new, |c| format!(": {c}"));
+        let text = format!("{} has not answered for {}{cause}", status.serve_url, self.ago(since));
+        Some(Reason::new(Cause::RegistryUnreachable, text).since(Some(since)))
     }
 
     /// The registry accepted it and does not know it any more.
@@ -278,8 +285,8 @@ impl<'a> Surroundings<'a> {
         Reason::new(Cause::HeldUp, text).until(delayed.until)
     }
 
-    fn assigned(&self, mission: &MissionView<'_>) -> Reason {
-        if let Some(reason) = self.unfollowed() {
+    fn assigned(&self, mission: &MissionView<'_>, around: Around<'_>) -> Reason {
+        if let Some(reason) = self.unfollowed(around) {
             return reason;
         }
         let since = moment(mission, "dispatchedAt");
@@ -292,8 +299,8 @@ impl<'a> Surroundings<'a> {
         Reason::new(Cause::NotStarted, text).since(since).until(moment(mission, "estimatedStart"))
     }
 
-    fn unfollowed(&self) -> Option<Reason> {
-        let gone = self.bridge_gone()?;
+    fn unfollowed(&self, around: Around<'_>) -> Option<Reason> {
+        let gone = self.bridge_gone().or_else(|| self.obstacle(around))?;
         Some(Reason { cause: Cause::NotFollowed, text: format!("this may be old: {}", gone.text), ..gone })
     }
 
@@ -577,6 +584,17 @@ mod tests {
         assert_eq!(why_in(&healthy, SessionState::Active, None, running), None);
         let reason = why_in(&Bridge::Never, SessionState::Active, None, running).unwrap();
         assert_eq!(reason.cause, Cause::NotFollowed);
+        let away = BridgeStatus {
+            unreachable_since: Some(status().updated_at),
+            unreachable_cause: Some("refused".to_owned()),
+            ..status()
+        };
+        let reason = why(away, running);
+        assert_eq!(reason.cause, Cause::NotFollowed);
+        assert!(
+            reason.text.starts_with("this may be old: http") && reason.text.ends_with(": refused"),
+            "{reason:?}"
+        );
     }
 
     #[test]

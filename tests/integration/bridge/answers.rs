@@ -161,7 +161,7 @@ fn a_mission_that_the_registry_forgot_is_named_with_what_to_do() {
         let why = status["delayed"][0]["why"].as_str()?;
         (status["delayed"][0]["mission"] == "s-0" && why.contains("does not know")).then_some(())
     });
-    assert!(bridge.said().contains("queue it again or abort it"));
+    assert!(bridge.said().contains("abort it, and retry it"));
     folder.edit("s", "s-0", |mission| mission["status"] = "aborted".into());
     ends_as(&folder, "s-0", "aborted");
 }
