@@ -201,6 +201,10 @@ mod tests {
     fn mission_ids_are_opaque_but_bounded() {
         assert!(MissionId::new("m-ä/ö 1").is_ok());
         assert!(MissionId::new("a\nb").is_err());
+        assert!(MissionId::new("...").is_ok());
+        for dots in [".", ".."] {
+            assert!(MissionId::new(dots).is_err(), "a URL leads elsewhere with {dots}, however it is encoded");
+        }
         assert!(MissionId::new("x".repeat(257)).is_err());
     }
 }

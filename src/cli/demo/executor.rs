@@ -265,7 +265,7 @@ impl Executor {
             MissionEvent::Completed { exit_code, tokens_total: None, summary: last, artifacts: Vec::new() }
         } else {
             MissionEvent::Failed {
-                reason: Some("exit_status".to_owned()),
+                reason: Some("exit_nonzero".to_owned()),
                 error: last,
                 exit_code,
                 tokens_total: None,
