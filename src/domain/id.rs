@@ -203,7 +203,10 @@ mod tests {
         assert!(MissionId::new("a\nb").is_err());
         assert!(MissionId::new("...").is_ok());
         for dots in [".", ".."] {
-            assert!(MissionId::new(dots).is_err(), "a URL leads elsewhere with {dots}, however it is encoded");
+            assert!(
+                MissionId::new(dots).is_err(),
+                "a URL leads elsewhere with {dots}, however it is encoded"
+            );
         }
         assert!(MissionId::new("x".repeat(257)).is_err());
     }
