@@ -4,6 +4,7 @@ use crate::cli::duration;
 use crate::cli::exit::{Code, Ended};
 use crate::cli::output;
 use crate::cli::project::repository;
+use crate::executor::provision::port_lock::make_quiet_directory;
 use crate::net::http::is_this_host;
 use crate::registry::Webhook;
 use crate::registry::acceptor::Listener;
@@ -128,10 +129,16 @@ impl Arguments {
         let home = std::env::home_dir();
         let project = std::env::current_dir()?;
         let path = identity_path::locate(self.identity_store.as_deref(), &project, home.as_deref());
-        let state_dir = match &self.state_dir {
-            Some(folder) => folder.clone(),
-            None => default_state_dir(&project, home.as_deref()),
-        };
+        let default = || default_state_dir(&project, home.as_deref());
+        let state_dir = self.state_dir.clone().unwrap_or_else(default);
+        if self.state_dir.is_none() {
+            // Tokens and missions are nothing to be committed by chance.
+            make_quiet_directory(&state_dir).map_err(|error| {
+                Ended::new(Code::State, format!("failed to make {}", state_dir.display()))
+                    .because(error)
+                    .hint("choose another folder with --state-dir")
+            })?;
+        }
         let operator_token = match &self.operator_token_file {
             Some(file) => Some(operator_token::read_or_create(file).map_err(untrusted("operator token"))?),
             None if is_open(&self.bind) => {
