@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 /// Where Mission Control keeps its files inside a project.
 pub const DEFAULT_WATCH_DIR: &str = ".aiwg/ralph-external/mc";
 
-/// Returns the repository around `here`: the nearest directory with a `.git` in it, upwards.
+/// Returns the repository around `here`: the nearest directory with a `.git` in it, upwards. A home directory under version
+/// control is no project.
 pub fn repository(here: &Path) -> Option<PathBuf> {
-    here.ancestors().find(|directory| directory.join(".git").exists()).map(Path::to_path_buf)
+    let top = here.ancestors().find(|directory| directory.join(".git").exists())?;
+    (std::env::home_dir().as_deref() != Some(top)).then(|| top.to_path_buf())
 }
 
 /// Returns the watched folder that `named` means. The default one is that of the project: where it lies somewhere between

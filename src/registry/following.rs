@@ -11,6 +11,7 @@ use crate::domain::time::Now;
 use crate::protocol::envelope::Frame;
 use crate::protocol::executor_v1::{MAX_RECENT_EVENTS, MissionStatus, Waiting};
 use crate::protocol::notice;
+use crate::protocol::route::OperatorCommand;
 use crate::registry::idempotency::KeyAnswer;
 use crate::registry::machine::{Heard, Held, Machine, Timer};
 use crate::registry::record::{Action, ConnectionId, Effects, Mission, Notice, Question, Write};
@@ -329,7 +330,10 @@ impl Mission {
             }
         }
         self.state = next;
-        if self.pending.is_some_and(|command| command.is_confirmed_by(next)) {
+        // That it runs as far as the registry knows does not mean that the executor has ended the pause.
+        let may_confirm =
+            source.is_executor() || self.pending != Some(OperatorCommand::Resume) || next.is_terminal();
+        if may_confirm && self.pending.is_some_and(|command| command.is_confirmed_by(next)) {
             self.pending = None;
         }
         match event {

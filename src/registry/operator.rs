@@ -50,13 +50,12 @@ impl OperatorCommand {
         }
     }
 
-    fn event(self, state: MissionState) -> MissionEvent {
+    /// As the executor is told. A resume is said to end a pause even where the executor was away meanwhile: that a mission goes
+    /// on because its executor is back says the registry by itself, and it ends no pause.
+    fn event(self) -> MissionEvent {
         match self {
             Self::Pause => MissionEvent::Paused { reason: Some("operator".to_owned()) },
-            Self::Resume => MissionEvent::Resumed {
-                resumed_from: matches!(state, MissionState::Paused | MissionState::Suspended)
-                    .then_some(state),
-            },
+            Self::Resume => MissionEvent::Resumed { resumed_from: Some(MissionState::Paused) },
             Self::Abort => MissionEvent::Aborted {
                 aborted_by: Some("operator".to_owned()),
                 reason: Some("operator".to_owned()),
@@ -107,7 +106,7 @@ impl Machine {
         let Some(held) = self.missions.get(mission_id) else { return };
         let mission = &held.mission;
         if let Some(command) = mission.pending.filter(|_| mission.is_accepted) {
-            let event = command.event(mission.state);
+            let event = command.event();
             let envelope =
                 Envelope::mission(mission.executor_id.clone(), mission_id.clone(), now.wall, event);
             self.tell(&mission.executor_id, &Frame::encode(envelope).raw, fx);

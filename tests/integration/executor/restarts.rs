@@ -86,6 +86,22 @@ async fn what_an_operator_has_paused_is_paused_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_was_ordered_while_the_executor_was_away_ends_the_pause_when_it_is_back() {
+    let mut host = host(&[]).await;
+    host.dispatch("m-1", "while ! test -f $AGENT_REPO_ROOT/go; do sleep 0.05; done", with_resources()).await;
+    host.reaches("m-1", "running").await;
+    assert_eq!(host.post("/api/v1/missions/m-1/pause", &json!({})).await.0, 202);
+    host.reaches("m-1", "paused").await;
+    assert!(host.terminate().success(), "{}", host.said());
+    host.reaches("m-1", "suspended").await;
+    assert_eq!(host.post("/api/v1/missions/m-1/resume", &json!({})).await.0, 202);
+    host.repository.write("go", "");
+    host.start().await;
+    let last = host.end_of("m-1").await;
+    assert_eq!(text(&last, "/event"), "mission.completed", "{last}\n{}", host.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_end_freezes_missions_and_the_next_start_goes_on() {
     let mut host = host(&[]).await;
     let objective =
