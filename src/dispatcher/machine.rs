@@ -620,7 +620,17 @@ impl Machine {
         effects
     }
 
-    /// The probe came back, or somebody else who talks to the registry says whether it is there.
+    /// Somebody else who talks to the registry says whether it is there. While it is away, probes say how often to ask.
+    #[must_use]
+    pub fn on_told(&mut self, answered: Result<(), String>, now: Now) -> Vec<Effect> {
+        match answered {
+            Ok(()) => self.answered(now),
+            Err(cause) if self.gate.is_open() => self.unreached(&cause, now),
+            Err(_known) => Vec::new(),
+        }
+    }
+
+    /// The probe came back.
     #[must_use]
     pub fn on_probed(&mut self, unreachable: Option<String>, now: Now) -> Vec<Effect> {
         match unreachable {

@@ -192,7 +192,7 @@ impl Worker {
             }
             News::Room(count) => self.machine.on_room(count, now),
             News::Reachable(answered) => {
-                let effects = self.machine.on_probed(answered.err(), now);
+                let effects = self.machine.on_told(answered, now);
                 self.carry_out(effects);
             }
             News::Steer { key, wish } => self.steer(key, wish),

@@ -41,7 +41,7 @@ pub enum Report {
         /// The mission.
         mission: MissionId,
     },
-    /// The registry no longer answers questions, or does so again.
+    /// A question was not answered, or one is answered again.
     Registry {
         /// Why it could not be reached.
         unreachable: Option<String>,

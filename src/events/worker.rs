@@ -217,7 +217,8 @@ impl Worker {
             Some(AskError::NoAnswer(failure)) => Some(failure.cause()),
             Some(AskError::Malformed(_) | AskError::Refused { .. }) | None => None,
         };
-        if self.is_away != unreachable.is_some() {
+        // That it is away is told each time: the dispatcher may have reached it meanwhile.
+        if unreachable.is_some() || self.is_away {
             self.is_away = unreachable.is_some();
             self.outbox.push_back(Report::Registry { unreachable });
         }

@@ -85,6 +85,12 @@ pub(super) fn update(
                 there = now.document;
                 continue;
             }
+            // What is there is held open: it stays, and recovery is to take what was there before.
+            Err(error @ UpdateError::HeldOpen { .. }) => {
+                return Err(foreign
+                    .map_or(Ok(()), |foreign| leave(&foreign, path))
+                    .map_or_else(failed, |()| error));
+            }
             Err(error) => return Err(step_back(path, policy, foreign, &there, error)),
         };
         updated.took(&next, identity);
@@ -99,7 +105,7 @@ pub(super) fn update(
             (displaced, _) = settled(staged.path(), there.bytes()).map_err(UpdateError::from)?;
             if is_held_open(staged.path()).map_err(UpdateError::from)? {
                 let error = UpdateError::HeldOpen { path: path.to_owned() };
-                let late = Foreign { staged, is_all: true };
+                let late = Foreign { staged, is_all: base.bytes() == there.bytes() };
                 return Err(step_back(path, policy, Some(late), &next, error));
             }
         }
@@ -337,14 +343,18 @@ fn step_back(
         if foreign.is_all && fs::read(foreign.staged.path())? == ours.bytes() {
             return foreign.staged.discard();
         }
-        // Nobody knows what it started from any more: recovery is to take what only it holds.
-        let name = format!(".{}.{:016x}-{:016x}-{}.tmp", store::SESSION_FILE, 0, 0, atomic::random_tag()?);
-        atomic::rename(foreign.staged.path(), &path.with_file_name(name))
+        leave(&foreign, path)
     };
     match give_back() {
         Ok(()) => error,
         Err(source) => UpdateError::Write { path: path.to_owned(), source },
     }
+}
+
+/// Leaves a version of which nobody knows what it started from: recovery is to take what only it holds.
+fn leave(foreign: &Foreign, path: &Path) -> std::io::Result<()> {
+    let name = format!(".{}.{:016x}-{:016x}-{}.tmp", store::SESSION_FILE, 0, 0, atomic::random_tag()?);
+    atomic::rename(foreign.staged.path(), &path.with_file_name(name))
 }
 
 /// Moves a version that does not parse to a name that people notice.

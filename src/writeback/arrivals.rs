@@ -223,6 +223,7 @@ mod tests {
     use crate::session::store::SessionStore;
     use crate::writeback::desk::Job;
     use std::fs;
+    use std::io::Write as _;
     use std::path::Path;
     use tokio::sync::mpsc::Receiver;
 
@@ -268,6 +269,36 @@ mod tests {
         assert!(is_offered(&heard.try_recv().unwrap()));
         desk.work(&room, Job { begins: vec![mission], ..job() });
         assert!(matches!(&heard.try_recv().unwrap()[..], [News::Begun { .. }]));
+    }
+
+    #[test]
+    fn what_a_write_that_failed_has_found_in_the_file_is_acted_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions/s/session.json");
+        let (room, mut heard) = room(folder.path());
+        let (session, mission) = (SessionId::new("s").unwrap(), MissionId::new("m").unwrap());
+        let executor = ExecutorId::new("0b7e0c1e-8a53-4c7e-9d52-6f0e5f3f9a11").unwrap();
+        let mut desk = Desk::new(session.clone());
+        desk.work(&room, job());
+        desk.work(&room, Job { begins: vec![mission.clone()], ..job() });
+        let order = |estimated_start: Option<String>| Order::Assigned {
+            key: MissionKey { session: session.clone(), mission: mission.clone() },
+            run: 1,
+            executor: Some(executor.clone()),
+            estimated_start,
+            at: Timestamp::from_millis(1_000_000),
+        };
+        desk.work(&room, Job { updates: vec![Update::Order(order(None))], ..job() });
+        while heard.try_recv().is_ok() {}
+        let text = fs::read_to_string(&file).unwrap();
+        let mut writer = fs::OpenOptions::new().write(true).truncate(true).open(&file).unwrap();
+        writer.write_all(text.replace("\"assigned\"", "\"aborted\"").as_bytes()).unwrap();
+        // Not told to look, it finds that out while it writes.
+        let soon = Some("2026-01-01T00:00:00.000Z".to_owned());
+        let updates = vec![Update::Order(order(soon))];
+        let done = desk.work(&room, Job { updates, may_write: true, ..Job::default() });
+        assert!(done.write_error.is_some_and(|error| error.contains("keeps it open")));
+        assert!(matches!(&heard.try_recv().unwrap()[..], [News::Steer { wish: Wish::Abort, .. }]));
     }
 
     #[test]

@@ -243,6 +243,9 @@ impl Desk {
         if done.unreadable.is_none() {
             done.identity = self.identity;
         }
+        if self.reoffer {
+            done.owed = Some(Owed::State);
+        }
         if self.ledger.as_ref().is_some_and(Ledger::is_dirty) && done.owed.is_none() {
             done.owed = Some(if self.progress_only { Owed::Progress } else { Owed::State });
         }
@@ -647,6 +650,10 @@ impl Desk {
             }
             Err(error) => {
                 self.ledger = Some(ledger);
+                // The ledger knows already what was found, and would not find it again.
+                for (scope, findings) in found {
+                    self.act_on(room, findings, scope, &mut lines, done);
+                }
                 done.owed = Some(Owed::State);
                 let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
                 done.write_error = Some(format!("{}{hint}", with_causes(&error)));

@@ -510,7 +510,9 @@ impl Folder {
         } else if done.written_bytes.is_some() && entry.write_error.is_some() {
             tracing::info!(session.id = %session, "session.json can be written again");
         }
-        if done.write_error.is_some() || done.written_bytes.is_some() {
+        // A write that failed half-way may have left something beside the file.
+        entry.recovered &= done.write_error.is_none();
+        if done.write_error.is_some() || done.written_bytes.is_some() || done.owed.is_none() {
             entry.write_error = done.write_error.map(String::into_boxed_str);
         }
         entry.owed = done.owed;
