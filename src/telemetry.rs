@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_who_takes_nothing_is_waited_for_a_second_and_one_who_does_gets_every_line() {
+    fn a_reader_who_takes_nothing_holds_up_neither_the_work_nor_the_end_and_one_who_does_gets_every_line() {
         struct Stuck;
         impl Write for Stuck {
             fn write(&mut self, _line: &[u8]) -> std::io::Result<usize> {
